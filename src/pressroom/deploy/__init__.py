@@ -1,0 +1,1 @@
+"""What should run, and getting there."""

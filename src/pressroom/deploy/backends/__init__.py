@@ -1,0 +1,1 @@
+"""Where deployments run: one file a kind of cluster."""

@@ -1,0 +1,1 @@
+"""What runs a model: the contract, the backends, the supervisor that keeps one alive, and the measurements."""

