@@ -14,7 +14,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError
 
 from pressroom.kernel.errors import MigrationError, MissingDependencyError, SettingsError, WorkspaceError
 
@@ -52,13 +52,32 @@ class Database:
                 hint="Use sqlite:///path/to/file.db or postgresql+psycopg://user@host/name.",
             ) from error
         except ModuleNotFoundError as error:
+            wanted = "'pressroom[postgres]'" if parsed.get_backend_name() == "postgresql" else error.name
             raise MissingDependencyError(
-                f"database = {url!r} needs the library {error.name!r}", hint=f"pip install {error.name}"
+                f"database = {parsed!s} needs the library {error.name!r}, which is not installed",
+                hint=f"Install it with: pip install {wanted}",
+                library=error.name,
+            ) from error
+        except OSError as error:
+            raise WorkspaceError(
+                f"database = {url!r}: {error.filename} cannot be made: {error.strerror}",
+                hint="Choose another place for the file in the setting `database`.",
             ) from error
         self.url = parsed.render_as_string(hide_password=True)
         if parsed.get_backend_name() == "sqlite":
             event.listen(self.engine, "connect", _sqlite_connect)
             event.listen(self.engine, "begin", _sqlite_begin)
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A transaction that only reads: sees one moment of the database and keeps no writer waiting.
+
+        Raises:
+            WorkspaceError: as `begin`.
+        """
+        reader = self.engine.execution_options(pressroom_reading=True)
+        with self._guarded(), reader.begin() as connection:
+            yield connection
 
     @contextmanager
     def begin(self) -> Iterator[sa.Connection]:
@@ -67,12 +86,16 @@ class Database:
         Raises:
             WorkspaceError: the database cannot be reached, is locked for too long, or is damaged.
         """
+        with self._guarded(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
         try:
-            with self.engine.begin() as connection:
-                yield connection
-        except (OperationalError, DatabaseError) as error:
-            if isinstance(error, sa.exc.IntegrityError):
-                raise
+            yield
+        except IntegrityError:
+            raise  # a rule of a table was broken: its part knows what that means
+        except DatabaseError as error:
             raise WorkspaceError(
                 f"the database {self.url} failed: {error.orig}",
                 hint="Check that the path is writable, the disk has room and no other program holds the file.",
@@ -121,5 +144,8 @@ def _sqlite_connect(connection: sa.engine.interfaces.DBAPIConnection, _record: o
 
 
 def _sqlite_begin(connection: sa.Connection) -> None:
+    if connection.get_execution_options().get("pressroom_reading"):
+        connection.exec_driver_sql("BEGIN")
+        return
     # IMMEDIATE: a transaction that reads and then writes cannot fail half-way because another one wrote in between.
     connection.exec_driver_sql("BEGIN IMMEDIATE")

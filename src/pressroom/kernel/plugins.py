@@ -59,6 +59,10 @@ def load(package: str, group: str, name: str, *, attribute: str = "Backend") -> 
             backend=name,
             library=error.name,
         ) from error
+    except AttributeError as error:
+        if name in own or not isinstance(error.obj, ModuleType):
+            raise  # a fault in the backend's own code
+        module = None  # its entry point names something its module does not have
     found = getattr(module, attribute, None) if isinstance(module, ModuleType) else module
     if found is None:
         raise PluginError(

@@ -8,7 +8,9 @@ reader, the error messages and `docs/settings.md` are all made from these. The v
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -115,7 +117,7 @@ def load(file: Path | None, environ: Mapping[str, str] | None = None) -> Setting
 def _from_file(file: Path) -> Iterator[tuple[str, Any]]:
     try:
         parsed = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also: not UTF-8, a number too long to be one, nested too deep
         raise SettingsError(
             f"{file} is not valid TOML: {error}", hint="Mend the file; see docs/settings.md."
         ) from error
@@ -191,16 +193,17 @@ def _checked(dotted: str, value: Any, where: str) -> Any:
         )
     kind: Any = type(found.default)
     if kind is float and type(value) is int:
-        value = float(value)
+        value = float(value) if abs(value) <= sys.float_info.max else math.inf
     if type(value) is not kind:
         wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind]
         raise SettingsError(f"{where}: expected {wanted}", hint=found.metadata["help"])
     low, high, choices = (found.metadata[key] for key in ("low", "high", "choices"))
-    if kind in (int, float) and not (
-        value == value and (low is None or value >= low) and (high is None or value <= high)
-    ):
+    finite = kind is not float or math.isfinite(value)
+    if kind in (int, float) and not (finite and (low is None or value >= low) and (high is None or value <= high)):
         bounds = f"at least {low}" if high is None else f"{low} to {high}"
-        raise SettingsError(f"{where}: expected {bounds}", hint=found.metadata["help"])
+        raise SettingsError(
+            f"{where}: expected {bounds}{'' if finite else ', and finite'}", hint=found.metadata["help"]
+        )
     if choices and value not in choices:
         raise SettingsError(f"{where}: expected one of {', '.join(choices)}", hint=found.metadata["help"])
     if kind is str and not value.strip():
