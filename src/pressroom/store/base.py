@@ -3,18 +3,28 @@
 Promises every backend keeps:
 - `put` returns only when the bytes are durable (synced) under their digest; a reader never sees half of them, also
   after `kill -9` or a power cut. Putting what is already held costs a hash and no space.
-- The digest is BLAKE3 over the content, written `blake3-<64 hex digits>`.
+- The digest is BLAKE3 over the content, written `blake3-<64 hex digits>`. Every method refuses with a StoreError what
+  is not written so, before it becomes part of a path or a URL.
 - Any number of threads and processes may read and put at once.
 - `delete` is the only way bytes go; whoever calls it has made sure that nothing refers to them.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from pressroom.kernel.errors import StoreError
+from pressroom.store._opening import open_regular, unreadable
+
+_DIGEST = re.compile(r"blake3-[0-9a-f]{64}")
+# Large enough that hashing with several threads pays, small enough to stay in the cache on its way to the disk.
+_CHUNK = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +36,11 @@ class Blob:
 
 
 class Store(ABC):
-    """Bytes by digest. Made from a URL by `pressroom.store.open_store`."""
+    """Bytes by digest. Made from a URL by `pressroom.store.open_store`.
+
+    A backend is one file under `store/backends/`, named like its scheme, with a subclass called `Backend` that is made
+    as `Backend(url, root=directory of the workspace)` and raises SettingsError for a URL it cannot use.
+    """
 
     @abstractmethod
     def put(self, chunks: Iterable[bytes], *, expected: str | None = None, size: int | None = None) -> Blob:
@@ -37,6 +51,18 @@ class Store(ABC):
             StoreFullError: no room; nothing is kept. With `size` given this is said before the first byte is written.
             StoreError: the place cannot be written.
         """
+
+    def put_file(self, path: Path, *, expected: str | None = None) -> Blob:
+        """Keep the bytes of a local file, which must hold still meanwhile.
+
+        Raises:
+            NotFoundError: there is no such file.
+            StoreError: it is not a regular file, cannot be read, or changed while it was read; nothing is kept.
+            DigestMismatchError, StoreFullError: as for `put`.
+        """
+        with open_regular(path) as file:
+            before = os.fstat(file.fileno())
+            return self.put(_still_chunks(path, file, before), expected=expected, size=before.st_size)
 
     @abstractmethod
     def open(self, digest: str) -> BinaryIO:
@@ -64,3 +90,42 @@ class Store(ABC):
 
     @abstractmethod
     def close(self) -> None: ...
+
+
+def is_digest(text: str) -> bool:
+    """Whether the text is written as a digest of the store."""
+    return _DIGEST.fullmatch(text) is not None
+
+
+def checked_digest(text: str) -> str:
+    """The text, where it is written as a digest; backends call this before they make a path or a URL of it.
+
+    Raises:
+        StoreError: it is not.
+    """
+    if not is_digest(text):
+        raise StoreError(
+            f"{text!r} is not a digest of the store",
+            hint="A digest is blake3- and 64 hexadecimal digits in lower case.",
+            asked=text,
+        )
+    return text
+
+
+def _still_chunks(path: Path, file: BinaryIO, before: os.stat_result) -> Iterator[bytes]:
+    read = 0
+    while read <= before.st_size:  # a file that grows for ever is not read for ever
+        try:
+            chunk = file.read(_CHUNK)
+        except OSError as error:
+            raise unreadable(path, error) from error
+        if not chunk:
+            break
+        read += len(chunk)
+        if read <= before.st_size:
+            yield chunk
+    after = os.fstat(file.fileno())
+    if read != before.st_size or after.st_size != before.st_size or after.st_mtime_ns != before.st_mtime_ns:
+        raise StoreError(
+            f"{path} changed while it was read", hint="Wait until nothing writes to it, then try again.", path=str(path)
+        )

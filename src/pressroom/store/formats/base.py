@@ -7,13 +7,17 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorInfo:
-    """One tensor in a file: `offset` and `nbytes` in bytes from the start of the file, checked against its size."""
+    """One tensor in a file: `offset` and `nbytes` in bytes from the start of the file, checked against its size.
+
+    `shape` has the outermost dimension first. In a folder `file` is the one it lies in, '' where there is one only.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     offset: int
     nbytes: int
+    file: str = ""
 
     @property
     def elements(self) -> int:
