@@ -1,0 +1,179 @@
+"""Zip and tar files, read without trusting a name in them.
+
+Nothing is written to a path made from a member's name: members are streamed to numbered files in the working directory.
+An archive with one bad member is refused whole, because whoever made that member made the others too.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import re
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from pressroom.kernel import Events, Progress, SourceError
+from pressroom.registry.sources._space import room_for, written
+from pressroom.registry.sources.base import Found
+
+_CHUNK = 1 << 20
+_DRIVE = re.compile(r"^[A-Za-z]:")
+# More members than any model has; a directory of millions is there to keep a reader busy.
+_MOST_MEMBERS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One regular file in an archive: its name, its declared size in bytes, and how to read it."""
+
+    name: str
+    size: int
+    open: Callable[[], IO[bytes]]
+
+
+class Archive:
+    """A checked archive; use it with `with`.
+
+    Raises SourceError on entering when it is not a readable zip or tar, or a member of it is not a plain file that
+    stays inside.
+    """
+
+    def __init__(self, path: Path, *, name: str) -> None:
+        self._path = path
+        self._name = name
+        self._held = ExitStack()
+        self.members: dict[str, Member] = {}
+
+    def __enter__(self) -> Archive:
+        try:
+            for member in self._zip() if zipfile.is_zipfile(self._path) else self._tar():
+                if member.name in self.members:
+                    raise self._bad(member.name, "is there twice")
+                if len(self.members) >= _MOST_MEMBERS:
+                    raise self._bad(member.name, f"is one of more than {_MOST_MEMBERS}")
+                self.members[member.name] = member
+        except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, zlib.error, ValueError) as error:
+            self._held.close()
+            raise SourceError(
+                f"{self._name} cannot be read as an archive: {error}", hint="It may be cut or altered: fetch it again."
+            ) from error
+        except BaseException:
+            self._held.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    def extract(self, names: dict[str, str], workdir: Path, events: Events) -> tuple[Found, ...]:
+        """Stream members (name → path in the version) to numbered files in `workdir`, checked against their declared
+        sizes and, in a wheel, against the hashes of its RECORD.
+
+        Raises:
+            SourceError: a member is longer or shorter than declared, or damaged.
+            StoreFullError: no room.
+        """
+        declared = self._record()
+        total = sum(self.members[name].size for name in names)
+        room_for(workdir, total, what=self._name)
+        found = []
+        done = 0
+        for number, (name, path) in enumerate(names.items()):
+            local = workdir / f"member-{number}"
+            digest = hashlib.sha256()
+            with written(local) as out:
+                for chunk in self._chunks(self.members[name]):
+                    out.write(chunk)
+                    digest.update(chunk)
+                    done += len(chunk)
+                    events.emit(Progress(f"unpacking {PurePosixPath(name).name}", done, total))
+            expected = declared.get(name)
+            if expected is not None and expected != digest.hexdigest():
+                local.unlink()
+                raise SourceError(
+                    f"{name} in {self._name} is not what its RECORD says: "
+                    f"SHA-256 {digest.hexdigest()}, declared {expected}",
+                    hint="It was altered or cut: fetch it again, and do not use this copy.",
+                )
+            found.append(Found(path=path, local=local, sha256=expected))
+        return tuple(found)
+
+    def _chunks(self, member: Member) -> Iterator[bytes]:
+        count = 0
+        try:
+            with member.open() as stream:
+                while chunk := stream.read(_CHUNK):
+                    count += len(chunk)
+                    if count > member.size:
+                        raise self._bad(member.name, f"is longer than the {member.size} bytes it declares")
+                    yield chunk
+        except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, NotImplementedError) as error:
+            raise self._bad(member.name, f"is damaged: {error}") from error
+        if count != member.size:
+            raise self._bad(member.name, f"has {count} bytes and declares {member.size}")
+
+    def _zip(self) -> Iterator[Member]:
+        archive = self._held.enter_context(zipfile.ZipFile(self._path))
+        for info in archive.infolist():
+            mode = info.external_attr >> 16
+            if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise self._bad(info.filename, "is a link or a device")
+            self._inside(info.orig_filename)
+            if info.is_dir():
+                continue
+            if info.flag_bits & 0x1:
+                raise self._bad(info.filename, "is encrypted")
+            yield Member(info.filename, info.file_size, lambda info=info: archive.open(info))  # type: ignore[misc]
+
+    def _tar(self) -> Iterator[Member]:
+        archive = self._held.enter_context(tarfile.open(self._path, "r:*"))  # noqa: SIM115  held until __exit__
+        for info in archive:
+            self._inside(info.name)
+            if info.isdir():
+                continue
+            if not info.isreg():
+                raise self._bad(info.name, "is a link or a device")
+
+            def open_member(info: tarfile.TarInfo = info) -> IO[bytes]:
+                stream = archive.extractfile(info)
+                assert stream is not None, "a regular file"
+                return stream
+
+            yield Member(info.name.removeprefix("./"), info.size, open_member)
+
+    def _inside(self, name: str) -> None:
+        parts = PurePosixPath(name).parts
+        if not name or name.startswith("/") or "\\" in name or "\0" in name or _DRIVE.match(name) or ".." in parts:
+            raise self._bad(name, "would be written outside of it")
+
+    def _record(self) -> dict[str, str]:
+        """The SHA-256 hex digests that a wheel's RECORD declares; empty where this is no wheel."""
+        records = [name for name in self.members if re.fullmatch(r"[^/]+\.dist-info/RECORD", name)]
+        if len(records) != 1 or self.members[records[0]].size > 50_000_000:
+            return {}
+        text = b"".join(self._chunks(self.members[records[0]])).decode("utf-8", errors="replace")
+        declared = {}
+        for row in csv.reader(io.StringIO(text)):
+            if len(row) >= 2 and row[1].startswith("sha256="):
+                encoded = row[1].removeprefix("sha256=")
+                try:
+                    declared[row[0]] = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).hex()
+                except ValueError as error:
+                    raise self._bad(row[0], "has a hash in RECORD that is none") from error
+        return declared
+
+    def _bad(self, member: str, why: str) -> SourceError:
+        return SourceError(
+            f"{self._name} is refused: its member {member!r} {why}",
+            hint="An honest archive has plain files that stay inside it. Do not use this one.",
+            member=member,
+        )
