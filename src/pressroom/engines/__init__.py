@@ -1,1 +1,56 @@
 """What runs a model: the contract, the backends, the supervisor that keeps one alive, and the measurements."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pressroom.engines._load import create, engine_class, engine_names
+from pressroom.engines.base import Capabilities, Endpoint, Engine, EngineSpec, Health, State
+
+if TYPE_CHECKING:
+    from pressroom.engines._measure import measure
+    from pressroom.engines._perplexity import Perplexity, perplexity
+    from pressroom.engines._speed import Speed, speed
+    from pressroom.engines.supervisor import Policy, Snapshot, Standing, Supervisor
+
+__all__ = [
+    "Capabilities",
+    "Endpoint",
+    "Engine",
+    "EngineSpec",
+    "Health",
+    "Perplexity",
+    "Policy",
+    "Snapshot",
+    "Speed",
+    "Standing",
+    "State",
+    "Supervisor",
+    "create",
+    "engine_class",
+    "engine_names",
+    "measure",
+    "perplexity",
+    "speed",
+]
+
+# Where each name is that only a running or a measured model needs: loaded when used.
+_LAZY = {
+    "Perplexity": "_perplexity",
+    "Policy": "supervisor",
+    "Snapshot": "supervisor",
+    "Speed": "_speed",
+    "Standing": "supervisor",
+    "Supervisor": "supervisor",
+    "measure": "_measure",
+    "perplexity": "_perplexity",
+    "speed": "_speed",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

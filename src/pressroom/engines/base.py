@@ -9,7 +9,8 @@ Promises every backend keeps:
 - The engine ends when its parent does, also on `kill -9`: nothing is left behind.
 - `stop` returns only when the process is gone; calling it twice, or before `start`, does nothing.
 - `health` never raises and never blocks for more than a second.
-Methods are called from one thread at a time.
+Methods are called from one thread at a time, but for `stop`: another thread may call it while `start` waits, which
+then raises EngineStartError.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ class State(StrEnum):
 
     STARTING = "starting"
     READY = "ready"
+    #: The process lives, but did not answer in time.
+    UNRESPONSIVE = "unresponsive"
     DEAD = "dead"
     STOPPED = "stopped"
 

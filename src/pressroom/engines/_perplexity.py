@@ -1,0 +1,146 @@
+"""Perplexity of a GGUF model on a text, in llama.cpp's convention."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pressroom.kernel import EngineError, MissingDependencyError, this_machine
+
+WINDOW = 512
+# A window takes a second or two here; one that takes this long is stuck, or far too large for the machine.
+_WINDOW_TIMEOUT_S = 1800.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Perplexity:
+    """`value` is exp of the mean negative log-probability a token, `stderr` its standard error (of the tokens as if
+    they were independent, as llama.cpp says it), over `tokens` scored tokens in `windows` windows."""
+
+    value: float
+    stderr: float
+    tokens: int
+    windows: int
+    bos: bool
+    version: str
+
+    @property
+    def how(self) -> str:
+        """How it was measured, in words."""
+        begins = "begun with the model's BOS token and " if self.bos else ""
+        return (
+            f"llama.cpp's convention: the first {self.windows} windows of {WINDOW} tokens, each {begins}scored on its "
+            f"second half ({self.tokens} tokens in all)"
+        )
+
+
+def perplexity(
+    model: Path,
+    text: str,
+    *,
+    windows: int,
+    threads: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Perplexity:
+    """Measure on the first `windows` windows of the text (fewer where it is shorter), in a child process.
+
+    `threads` 0 takes the physical cores; `on_progress` gets (windows done, windows in all).
+
+    Raises:
+        EngineError: the model does not load, the text is shorter than one window, or the process died.
+        MissingDependencyError: llama.cpp is not installed.
+    """
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise MissingDependencyError(
+            "perplexity is measured with the library 'xllamacpp', which is not installed",
+            hint="Install it with: pip install xllamacpp",
+            library="xllamacpp",
+        )
+    log_probabilities: list[float] = []
+    task = {
+        "model": str(model.absolute()),
+        "windows": windows,
+        "window": WINDOW,
+        "threads": threads or this_machine().physical_cores,
+    }
+    answers = _answers(task, text)
+    first = next(answers)
+    total = int(first["windows"])
+    for done, answer in enumerate(answers, start=1):
+        log_probabilities += answer["log_probabilities"]
+        if on_progress is not None:
+            on_progress(done, total)
+    return summarised(log_probabilities, windows=total, bos=bool(first["bos"]), version=str(first["version"]))
+
+
+def summarised(log_probabilities: list[float], *, windows: int, bos: bool, version: str) -> Perplexity:
+    """The figure from the log-probabilities of the scored tokens.
+
+    Raises:
+        EngineError: they are not numbers: the weights or the arithmetic are broken.
+    """
+    count = len(log_probabilities)
+    mean = -math.fsum(log_probabilities) / count
+    if not math.isfinite(mean):
+        raise EngineError(
+            "the model gives no probabilities for the text (not a number, or zero)",
+            hint="The weights are damaged or of a kind this llama.cpp computes wrongly; pull them again.",
+        )
+    variance = math.fsum((-p - mean) ** 2 for p in log_probabilities) / count
+    value = math.exp(mean)
+    return Perplexity(
+        value=value,
+        stderr=value * math.sqrt(variance / (count - 1)),
+        tokens=count,
+        windows=windows,
+        bos=bos,
+        version=version,
+    )
+
+
+def _answers(task: dict[str, Any], text: str) -> Iterator[dict[str, Any]]:
+    """What the scoring process says, line by line; it is ended when the iterator is."""
+    with tempfile.TemporaryFile() as log, tempfile.TemporaryFile() as given:
+        given.write(text.encode())
+        given.seek(0)
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "pressroom.engines._score", json.dumps(task)],
+            stdin=given,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C is for this process, which ends the other
+        )
+        assert process.stdout is not None
+        guard = threading.Timer(_WINDOW_TIMEOUT_S * (task["windows"] + 1), process.kill)
+        guard.daemon = True
+        guard.start()
+        try:
+            for line in process.stdout:
+                answer = json.loads(line)
+                if "error" in answer:
+                    raise _failed(answer["error"], answer["hint"], log)
+                yield answer
+            if process.wait() != 0:
+                raise _failed(f"the process ended with status {process.returncode}", "", log)
+        finally:
+            guard.cancel()
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+def _failed(reason: str, hint: str, log: BinaryIO) -> EngineError:
+    log.seek(0)
+    lines = log.read().decode(errors="replace").splitlines()[-15:]
+    return EngineError(
+        f"the perplexity cannot be measured: {reason}", hint=hint or "Its last lines say why.", lines=lines
+    )

@@ -1,0 +1,63 @@
+"""Scores a text, in a process of its own: a crash of native code stays here.
+
+Started by `pressroom.engines._perplexity`; the task is JSON in `argv[1]`, the text comes on stdin, and every answer is
+one line of JSON on stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from pressroom.kernel import EngineError
+
+# No tokenizer in use packs this many characters into a token on average, so the rest of a long text need not be read.
+_MOST_CHARACTERS_A_TOKEN = 64
+
+
+def main() -> None:
+    task = json.loads(sys.argv[1])
+    # stdout is for answers; what native code prints goes to stderr.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+    text = sys.stdin.buffer.read().decode()
+
+    def answer(**values: Any) -> None:
+        answers.write(json.dumps(values) + "\n")
+        answers.flush()
+
+    try:
+        _score(task, text, answer)
+    except EngineError as error:
+        answer(error=error.message, hint=error.hint)
+        sys.exit(1)
+
+
+def _score(task: dict[str, Any], text: str, answer: Any) -> None:
+    import xllamacpp
+
+    from pressroom.engines._llama import Llama
+
+    window, wanted = int(task["window"]), int(task["windows"])
+    llama = Llama(Path(task["model"]), window=window, threads=int(task["threads"]))
+    tokens = llama.tokens(text[: wanted * window * _MOST_CHARACTERS_A_TOKEN])
+    windows = min(wanted, len(tokens) // window)
+    if windows == 0:
+        raise EngineError(
+            f"the text is too short to measure perplexity on: {len(tokens)} tokens, and one window is {window}",
+            hint="Name a longer text in the setting measure.text.",
+        )
+    answer(windows=windows, version=f"xllamacpp {xllamacpp.__version__}", bos=llama.bos is not None)
+    for number in range(windows):
+        part = tokens[number * window : (number + 1) * window].copy()
+        if llama.bos is not None:
+            part[0] = llama.bos
+        answer(log_probabilities=llama.log_probabilities(part, window // 2).tolist())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Perplexity: the arithmetic against an obvious reference, and the model's numbers against another way to get them."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pressroom.engines import EngineSpec, create, perplexity
+from pressroom.engines._llama import Llama, _log_softmax_at
+from pressroom.engines._perplexity import summarised
+from pressroom.kernel import EngineError
+
+
+def test_log_softmax_is_that_of_the_textbook() -> None:
+    generator = np.random.default_rng(1)
+    logits = (generator.normal(size=(70, 300)) * 8).astype(np.float32)
+    targets = generator.integers(0, 300, size=70).astype(np.int32)
+    expected = []
+    for row, target in zip(logits.tolist(), targets.tolist(), strict=True):
+        expected.append(row[target] - math.log(math.fsum(math.exp(value) for value in row)))
+    # Both sum in float64; 300 terms leave at most some 1e-13.
+    np.testing.assert_allclose(_log_softmax_at(logits, targets), expected, atol=1e-12)
+
+
+def test_log_softmax_of_large_logits_is_finite() -> None:
+    logits = np.array([[5000.0, 4990.0, -5000.0]], dtype=np.float32)
+    found = _log_softmax_at(logits, np.array([1], dtype=np.int32))
+    np.testing.assert_allclose(found, [-10.0 - math.log1p(math.exp(-10.0))], rtol=1e-9)
+
+
+def test_a_guess_among_n_has_perplexity_n() -> None:
+    found = summarised([math.log(1 / 50)] * 255, windows=1, bos=False, version="")
+    assert found.value == pytest.approx(50) and found.stderr == pytest.approx(0, abs=1e-6)
+
+
+def test_the_standard_error_is_that_of_the_mean() -> None:
+    values = [-1.0, -2.0, -4.0, -5.0]
+    found = summarised(values, windows=1, bos=True, version="v")
+    assert found.value == pytest.approx(math.exp(3))
+    # Delta method: exp(mean) times the standard error of the mean; the sample variance of the four is 10 / 3.
+    assert found.stderr == pytest.approx(math.exp(3) * math.sqrt(10 / 3 / 4))
+    assert (found.tokens, found.windows) == (4, 1) and "BOS" in found.how
+
+
+@pytest.mark.parametrize("broken", [math.nan, -math.inf])
+def test_no_figure_is_made_of_what_is_not_a_number(broken: float) -> None:
+    with pytest.raises(EngineError, match="no probabilities"):
+        summarised([-1.0, broken], windows=1, bos=False, version="")
+
+
+def test_a_file_that_is_no_model(tmp_path: Path) -> None:
+    model = tmp_path / "noise.gguf"
+    model.write_bytes(bytes(range(256)) * 16)
+    with pytest.raises(EngineError, match=r"cannot load noise\.gguf") as caught:
+        perplexity(model, "to be or not to be " * 500, windows=1, threads=1)
+    assert any("magic" in line for line in caught.value.facts["lines"])
+
+
+@pytest.mark.slow
+def test_a_text_that_is_too_short(smollm2: Path) -> None:
+    with pytest.raises(EngineError, match="too short") as caught:
+        perplexity(smollm2, "Words, words, words.", windows=1)
+    assert "measure.text" in caught.value.hint
+
+
+@pytest.mark.slow
+def test_it_is_the_same_every_time_and_says_how_far_it_is(smollm2: Path, hamlet: str) -> None:
+    seen: list[tuple[int, int]] = []
+    first = perplexity(smollm2, hamlet, windows=2, threads=1, on_progress=lambda *at: seen.append(at))
+    second = perplexity(smollm2, hamlet, windows=2, threads=2)
+    assert seen == [(1, 2), (2, 2)]
+    assert first.tokens == 2 * 255
+    # Threads share out the rows of each product; no sum is split between them.
+    assert first.value == pytest.approx(second.value, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_probabilities_are_those_that_the_server_gives(smollm2: Path, hamlet: str, tmp_path: Path) -> None:
+    """The same tokens, forced one by one through the HTTP server of llama.cpp, which reports the log-probability of
+    each from its own sampler: other code from the decoded batch to the number.
+    """
+    count, first = 48, 16
+    llama = Llama(smollm2, window=64, threads=2)
+    tokens = llama.tokens(hamlet[:1000])[:count]
+    ours = llama.log_probabilities(tokens, first)
+
+    engine = create("llamacpp", EngineSpec(name="smollm2", model=smollm2, context=512, slots=1, log=tmp_path / "log"))
+    endpoint = engine.start()
+    theirs = []
+    try:
+        for at in range(first + 1, count):
+            body = {
+                "prompt": tokens[:at].tolist(),
+                "n_predict": 1,
+                "n_probs": 1,
+                "temperature": 0,
+                "logit_bias": [[int(tokens[at]), 1000.0]],  # forces the token; its reported probability is without it
+            }
+            connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=60)
+            connection.request("POST", "/completion", json.dumps(body), {"Content-Type": "application/json"})
+            (said,) = json.loads(connection.getresponse().read())["completion_probabilities"]
+            connection.close()
+            assert said["id"] == tokens[at]
+            theirs.append(said["logprob"])
+    finally:
+        engine.stop()
+    assert len(ours) == len(theirs) == count - first - 1
+    # One token at a time and a window at once run through different kernels, and the server takes its logarithm in
+    # float32. Both together made 0.0003 at most for a token here; a wrong token or position would be off by about 3.
+    np.testing.assert_allclose(ours, theirs, atol=0.003)
+    assert np.std(ours) > 1, "the tokens are of many kinds, so agreeing is no accident"
