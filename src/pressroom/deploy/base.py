@@ -7,9 +7,14 @@ control port is open.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
+
+from pressroom.engines.base import Capabilities
+from pressroom.kernel import Workspace
 
 
 class Phase(StrEnum):
@@ -52,3 +57,58 @@ class Observed:
     context: int = 0
     since: float = 0.0
     seen: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Running:
+    """One started copy of a deployment, as its cluster sees it. `host` and `port` are set while it is ready."""
+
+    phase: Phase
+    detail: str = ""
+    host: str = ""
+    port: int = 0
+    pid: int | None = None
+    context: int = 0
+    restarts: int = 0
+    memory_bytes: int = 0
+    since: float = 0.0
+
+
+class Replica(ABC):
+    """A started copy that is kept alive. Its methods may be called from any thread."""
+
+    #: What the engine behind it can do.
+    capabilities: Capabilities
+
+    @abstractmethod
+    def running(self) -> Running:
+        """How it is now; does not block."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End it; returns when nothing of it is left. Calling it twice does nothing."""
+
+
+class Cluster(ABC):
+    """Where deployments run. A backend is one file under `deploy/backends/` with a subclass called `Backend`.
+
+    Promises: `launch` returns at once and the replica comes up by itself; one that dies is started again; all end when
+    the server process does, also on `kill -9`.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+
+    @abstractmethod
+    def launch(self, wish: Deployment) -> Replica:
+        """Start a copy of what is wished.
+
+        Raises:
+            NotFoundError: the version, or its bytes, are gone.
+            PluginError, EngineError: the engine does not exist or cannot load this kind of weights.
+        """
+
+
+def log_file(logs: Path, name: str) -> Path:
+    """Where the engine of a deployment writes; the namespace of a name becomes part of the file's name."""
+    return logs / f"{name.replace('/', '--')}.log"

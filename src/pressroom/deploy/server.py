@@ -1,0 +1,205 @@
+"""The one server process of a workspace: the gateway, and the reconciler that keeps the engines behind it.
+
+It runs in a thread of the process that starts it (`press up`, `press serve`), or detached (`press deploy`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from types import TracebackType
+
+from pressroom.deploy.deployments import SERVER_LOCK, Deployments
+from pressroom.kernel import DeployError, PressroomError, Workspace, plugins
+
+_INFO = "server.json"
+# A detached server opens its gateway in well under a second; imports on a busy machine take longer.
+_DETACHED_START_S = 60.0
+_STOP_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerInfo:
+    """A running server: its process and where its gateway answers."""
+
+    pid: int
+    url: str
+
+
+def running_server(workspace: Workspace) -> ServerInfo | None:
+    """The server of this workspace, or None where none runs."""
+    holder = workspace.lock_holder(SERVER_LOCK)
+    if holder is None:
+        return None
+    try:
+        found = ServerInfo(**json.loads((workspace.dir / "run" / _INFO).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None  # it is coming up, or was killed while it did
+    # The file of a server that was killed stays behind: it counts only for the process that holds the lock.
+    return found if found.pid == holder.get("pid") else None
+
+
+class Server:
+    """Gateway and reconciler, from `start` (or entering `with`) to `stop`."""
+
+    def __init__(self, workspace: Workspace, *, host: str | None = None, port: int | None = None) -> None:
+        from pressroom.deploy.reconciler import Reconciler
+        from pressroom.gateway import Gateway, RouteTable
+
+        gateway = workspace.settings.gateway
+        self._workspace = workspace
+        self._host = gateway.host if host is None else host
+        self._port = gateway.port if port is None else port
+        cluster = plugins.load("pressroom.deploy.backends", "pressroom.deploy", "local")(workspace)
+        self._routes = RouteTable()
+        self._reconciler = Reconciler(Deployments(workspace), cluster, self._routes)
+        self._gateway = Gateway(gateway, self._routes, ready=self._reconciler.ready)
+        self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
+        self._opened = threading.Event()
+        self._ended = threading.Event()
+        self._held = ExitStack()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop_gateway: asyncio.Event | None = None
+        self._failure: BaseException | None = None
+        self.url = ""
+
+    def start(self) -> None:
+        """Open the gateway and begin to bring about the wishes; returns when the gateway answers.
+
+        Raises:
+            LockedError: this workspace has a server already.
+            PortInUseError: somebody else has the address.
+        """
+        self._held.enter_context(self._workspace.lock(SERVER_LOCK, purpose="serve this workspace"))
+        try:
+            self._thread.start()
+            while not self._opened.wait(0.1):
+                if self._ended.is_set():
+                    raise self._failure or DeployError("the gateway ended before it opened")
+            info = ServerInfo(pid=os.getpid(), url=self.url)
+            path = self._workspace.path("run") / _INFO
+            temporary = path.with_suffix(f".{os.getpid()}")
+            temporary.write_text(json.dumps(asdict(info)), encoding="utf-8")
+            temporary.replace(path)
+            self._reconciler.start()
+        except BaseException:
+            self._held.close()
+            raise
+
+    def ended(self) -> bool:
+        """Whether the gateway has ended by itself; raises what ended it."""
+        if not self._ended.is_set():
+            return False
+        if self._failure is not None:
+            raise self._failure
+        return True
+
+    def stop(self) -> None:
+        """Close the gateway (running requests get their time to finish), then stop every engine."""
+        if self._loop is not None and self._stop_gateway is not None and not self._ended.is_set():
+            self._loop.call_soon_threadsafe(self._stop_gateway.set)
+            self._thread.join()
+        self._reconciler.stop()
+        (self._workspace.dir / "run" / _INFO).unlink(missing_ok=True)
+        self._held.close()
+
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        import uvloop
+
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._serve())
+        except (PressroomError, OSError) as error:
+            self._failure = error
+        finally:
+            self._ended.set()
+
+    async def _serve(self) -> None:
+        from pressroom.gateway import serve
+
+        self._loop = asyncio.get_running_loop()
+        self._stop_gateway = asyncio.Event()
+        await serve(
+            self._gateway,
+            host=self._host,
+            port=self._port,
+            drain_s=self._workspace.settings.gateway.drain_s,
+            started=self._started,
+            stop=self._stop_gateway,
+        )
+
+    def _started(self, url: str) -> None:
+        self.url = url
+        self._opened.set()
+
+
+def start_detached(workspace: Workspace) -> ServerInfo:
+    """Start a server that outlives this process, and return when its gateway answers.
+
+    Raises:
+        DeployError: it did not come up; the message carries what it wrote.
+    """
+    log = workspace.path("logs") / "server.log"
+    with log.open("ab") as out:
+        begin = out.tell()
+        child = subprocess.Popen(
+            [sys.executable, "-m", "pressroom", "serve"],
+            cwd=workspace.root,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,  # Ctrl-C in this terminal is not meant for it
+        )
+    deadline = time.monotonic() + _DETACHED_START_S
+    while time.monotonic() < deadline:
+        found = running_server(workspace)
+        if found is not None:
+            return found
+        if child.poll() is not None:
+            break
+        time.sleep(0.05)
+    else:
+        child.terminate()
+    with log.open("rb") as written:
+        written.seek(begin)
+        said = written.read().decode(errors="replace").strip()
+    raise DeployError(f"the server did not start: {said or 'it wrote nothing'}", hint=f"Its log is {log}.")
+
+
+def stop_server(workspace: Workspace) -> bool:
+    """End the server of this workspace and return when it is gone; False where none runs.
+
+    Raises:
+        DeployError: it does not end.
+    """
+    import signal
+
+    holder = workspace.lock_holder(SERVER_LOCK)
+    pid = holder.get("pid") if holder else None
+    if not isinstance(pid, int):
+        return False
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + _STOP_S
+    while time.monotonic() < deadline:
+        if workspace.lock_holder(SERVER_LOCK) is None:
+            return True
+        time.sleep(0.05)
+    raise DeployError(
+        f"the server (process {pid}) has not ended in {_STOP_S:.0f} s", hint=f"End it with: kill -9 {pid}"
+    )

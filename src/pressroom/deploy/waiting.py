@@ -1,0 +1,50 @@
+"""Wait until a wish has come true."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from pressroom.deploy.base import Deployment, Observed, Phase
+from pressroom.deploy.deployments import Deployments
+from pressroom.kernel import DeployError
+
+_POLL_S = 0.1
+
+
+def wait_until(
+    deployments: Deployments,
+    wish: Deployment,
+    phase: Phase,
+    *,
+    timeout_s: float,
+    on_change: Callable[[Observed], None] | None = None,
+) -> Observed:
+    """Return when `wish` is in `phase`; `on_change` hears of every phase on the way.
+
+    Raises:
+        DeployError: it failed, or the time is over; the message carries why.
+    """
+    deadline = time.monotonic() + timeout_s
+    last: tuple[Phase, str] | None = None
+    while True:
+        seen = deployments.observed(wish)
+        if (seen.phase, seen.detail) != last:
+            last = (seen.phase, seen.detail)
+            if on_change is not None:
+                on_change(seen)
+        if seen.phase is phase:
+            return seen
+        if seen.phase is Phase.FAILED:
+            raise DeployError(
+                f"{wish.name} ({wish.ref}) did not start: {seen.detail}",
+                hint=f"`press logs {wish.name}` shows what the engine wrote.",
+                deployment=wish.name,
+            )
+        if time.monotonic() >= deadline:
+            raise DeployError(
+                f"{wish.name} is {seen.phase.value} after {timeout_s:.0f} s, not {phase.value}",
+                hint=f"`press ps` and `press logs {wish.name}` show how it goes on.",
+                deployment=wish.name,
+            )
+        time.sleep(_POLL_S)
