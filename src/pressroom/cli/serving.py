@@ -1,0 +1,279 @@
+"""`press deploy`, `serve`, `ps`, `logs`, `stop`: what runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pressroom.cli._output import common, human_ago, human_bytes, print_json, table
+from pressroom.cli._signals import until_stopped
+
+if TYPE_CHECKING:
+    from pressroom.deploy import Deployment, Observed
+    from pressroom.kernel import Workspace
+
+
+@click.command(epilog="Example: press deploy smollm2:1 --as chat")
+@click.argument("ref")
+@click.option("--as", "name", metavar="NAME", help="Name it answers to; the model's own otherwise.")
+@click.option("--engine", help="Engine to run it on; the setting `engine` otherwise.")
+@click.option("--context", type=click.IntRange(0), help="Tokens of context a request may use.")
+@click.option("--slots", type=click.IntRange(1), help="Requests worked on at once.")
+@click.option("--threads", type=click.IntRange(0), help="Threads of the engine.")
+@click.option("--option", "extra", multiple=True, metavar="KEY=VALUE", help="An option of the engine; repeatable.")
+@click.option("--no-wait", is_flag=True, help="Return at once instead of when it answers.")
+@common
+def deploy(
+    ref: str,
+    name: str | None,
+    engine: str | None,
+    extra: tuple[str, ...],
+    no_wait: bool,
+    as_json: bool,
+    **sizes: int | None,
+) -> None:
+    """Serve a version under a name.
+
+    Starts the server in the background where none runs yet. A name that is taken is switched over when the new version
+    answers; until then the old one goes on.
+    """
+    from pressroom.deploy import Deployments, Phase, running_server, start_detached, wait_until
+    from pressroom.kernel import Workspace
+
+    options = {**_parsed_options(extra), **{key: value for key, value in sizes.items() if value is not None}}
+    with Workspace.open() as workspace:
+        wish = make_wish(workspace, ref, name=name, engine=engine, options=options)
+        server = running_server(workspace)
+        if server is None:
+            server = start_detached(workspace)
+            if not as_json:
+                click.echo(f"started a server in the background (process {server.pid}; `press stop --all` ends it)")
+        deployments = Deployments(workspace)
+        if no_wait:
+            seen = deployments.observed(wish)
+        else:
+            seen = wait_until(deployments, wish, Phase.READY, timeout_s=workspace.settings.engines.start_timeout_s)
+    if as_json:
+        print_json(deployment_record(wish, seen, server.url))
+    else:
+        click.echo(f"{wish.name} is {seen.phase.value}: {wish.ref} on {wish.engine}, at {server.url}/v1")
+
+
+def make_wish(
+    workspace: Workspace,
+    ref: str,
+    *,
+    name: str | None = None,
+    engine: str | None = None,
+    options: dict[str, Any] | None = None,
+) -> Deployment:
+    """Write the wish to serve `ref`, after checking that the version is there and its engine exists."""
+    from pressroom.deploy import Deployments
+    from pressroom.engines import engine_class
+    from pressroom.kernel import CapabilityError, Ref
+    from pressroom.registry import Registry
+
+    engine = engine or workspace.settings.engine
+    kind = engine_class(engine)
+    if not kind.formats:  # an engine without weights (echo) answers for any reference
+        parsed = Ref.parse(ref)
+        return Deployments(workspace).put(
+            name or parsed.name, ref=str(parsed), digest="", engine=engine, options=options
+        )
+    version = Registry(workspace).get(ref)
+    found = version.metadata.get("format", version.kind)
+    if found not in kind.formats:
+        raise CapabilityError(
+            f"the engine {engine!r} cannot run {version.name}:{version.number}: its format is {found}",
+            hint=f"{engine} loads {', '.join(kind.formats)}.",
+            engine=engine,
+            format=found,
+        )
+    return Deployments(workspace).put(
+        name or version.name,
+        ref=f"{version.name}:{version.number}",
+        digest=version.digest,
+        engine=engine,
+        options=options,
+    )
+
+
+@click.command(epilog="Example: press serve --port 9000")
+@click.option("--host", help="Address to bind to; the setting gateway.host otherwise.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port; the setting gateway.port otherwise, 0 for any.")
+@common
+def serve(host: str | None, port: int | None, as_json: bool) -> None:
+    """Run the server in the foreground: the gateway, and every deployment that should run. Ctrl-C ends it."""
+    import logging
+
+    from pressroom.deploy import Server
+    from pressroom.kernel import Workspace
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    with Workspace.open() as workspace:
+        server = Server(workspace, host=host, port=port)
+        with until_stopped() as stopped, server:
+            if as_json:
+                print_json({"url": server.url})
+            else:
+                click.echo(f"serving at {server.url}/v1 (metrics at /metrics); Ctrl-C ends it")
+            stopped.wait_with(server)
+
+
+@click.command(epilog="Example: press ps")
+@common
+def ps(as_json: bool) -> None:
+    """What runs: deployments, how they are, and where they answer."""
+    from pressroom.deploy import Deployments, running_server
+    from pressroom.kernel import Workspace
+
+    with Workspace.open() as workspace:
+        server = running_server(workspace)
+        deployments = Deployments(workspace)
+        pairs = [(wish, deployments.observed(wish)) for wish in deployments.list()]
+    url = server.url if server else ""
+    if as_json:
+        print_json(
+            {
+                "server": dataclasses.asdict(server) if server else None,
+                "deployments": [deployment_record(wish, seen, url) for wish, seen in pairs],
+            }
+        )
+        return
+    if server is None:
+        click.echo("No server runs. `press up` or `press serve` starts one.")
+    else:
+        click.echo(f"server at {url}/v1, process {server.pid}")
+    if pairs:
+        rows = [
+            [
+                wish.name,
+                wish.ref,
+                wish.engine,
+                seen.phase.value + (f" ({seen.detail})" if seen.detail and seen.phase.value != "ready" else ""),
+                str(seen.pid or ""),
+                human_bytes(seen.memory_bytes) if seen.memory_bytes else "",
+                str(seen.restarts),
+                human_ago(seen.since) if seen.since else "",
+            ]
+            for wish, seen in pairs
+        ]
+        table(["NAME", "REF", "ENGINE", "STATE", ">PID", ">MEMORY", ">RESTARTS", "SINCE"], rows)
+
+
+@click.command(epilog="Example: press logs smollm2 -n 20")
+@click.argument("name")
+@click.option("-n", "--lines", type=click.IntRange(0), default=50, show_default=True, help="Lines to show.")
+@click.option("-f", "--follow", is_flag=True, help="Go on showing what is written.")
+@common
+def logs(name: str, lines: int, follow: bool, as_json: bool) -> None:
+    """What the engine of a deployment wrote (`server`: the server in the background)."""
+    from pressroom.deploy import Deployments, log_file
+    from pressroom.kernel import Workspace
+
+    with Workspace.open() as workspace:
+        path = log_file(workspace.path("logs"), name)
+        if name != "server":
+            Deployments(workspace).get(name)
+    last = _tail(path, lines)
+    if as_json:
+        print_json({"name": name, "file": str(path), "lines": last})
+        return
+    for line in last:
+        click.echo(line)
+    if follow:
+        _follow(path)
+
+
+@click.command(epilog="Example: press stop smollm2")
+@click.argument("name", required=False)
+@click.option("--all", "everything", is_flag=True, help="Stop the server and everything it runs.")
+@click.option("--forget", is_flag=True, help="Also forget the deployment, so that its version can be removed.")
+@common
+def stop(name: str | None, everything: bool, forget: bool, as_json: bool) -> None:
+    """Stop a deployment, or with --all the server and everything it runs.
+
+    A deployment that is stopped by name stays stopped until it is deployed again; --all leaves the wishes as they are,
+    and the next server brings them back.
+    """
+    from pressroom.deploy import Deployments, Phase, running_server, stop_server, wait_until
+    from pressroom.kernel import Workspace
+
+    if (name is None) == (not everything):
+        raise click.UsageError("give the NAME of a deployment, or --all")
+    with Workspace.open() as workspace:
+        if name is None:
+            stopped = stop_server(workspace)
+            text = "stopped the server" if stopped else "no server runs"
+        else:
+            deployments = Deployments(workspace)
+            wish = deployments.stop(name)
+            if running_server(workspace) is not None:
+                wait_until(deployments, wish, Phase.STOPPED, timeout_s=90)
+            if forget:
+                deployments.delete(name)
+            stopped, text = True, f"stopped {name}"
+    if as_json:
+        print_json({"stopped": stopped, "name": name})
+    else:
+        click.echo(text)
+
+
+def deployment_record(wish: Deployment, seen: Observed, url: str) -> dict[str, Any]:
+    """A deployment as JSON for scripts."""
+    return {
+        "name": wish.name,
+        "ref": wish.ref,
+        "digest": wish.digest,
+        "engine": wish.engine,
+        "options": wish.options,
+        "state": seen.phase.value,
+        "detail": seen.detail,
+        "api": f"{url}/v1" if url else None,
+        "pid": seen.pid,
+        "memory_bytes": seen.memory_bytes,
+        "context": seen.context,
+        "restarts": seen.restarts,
+        "since": seen.since,
+    }
+
+
+def _parsed_options(pairs: tuple[str, ...]) -> dict[str, Any]:
+    import json
+
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise click.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="--option")
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value
+    return options
+
+
+def _tail(path: Path, lines: int) -> list[str]:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as written:
+            return [line.rstrip("\n") for line in deque(written, maxlen=lines)]
+    except FileNotFoundError:
+        return []
+
+
+def _follow(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.2)
+    with path.open(encoding="utf-8", errors="replace") as written:
+        written.seek(0, 2)
+        while True:
+            line = written.readline()
+            if line:
+                click.echo(line, nl=False)
+            else:
+                time.sleep(0.2)
