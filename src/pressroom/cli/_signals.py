@@ -18,11 +18,11 @@ class _Ending(Protocol):
 class Stopped(threading.Event):
     """Set by the first signal."""
 
+    #: From when on a signal is an orderly end and not an interruption.
     serving = False
 
     def wait_with(self, server: _Ending) -> None:
         """Return when a signal came or the server ended by itself."""
-        self.serving = True
         while not self.wait(0.2) and not server.ended():
             pass
 

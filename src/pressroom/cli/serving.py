@@ -118,6 +118,7 @@ def serve(host: str | None, port: int | None, as_json: bool) -> None:
     with Workspace.open() as workspace:
         server = Server(workspace, host=host, port=port)
         with until_stopped() as stopped, server:
+            stopped.serving = True
             if as_json:
                 print_json({"url": server.url})
             else:

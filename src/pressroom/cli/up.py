@@ -137,6 +137,7 @@ class _Up:
                 where = f"{wish.name} on {wish.engine}, gateway at {url}"
                 done(where + (" (it was running already)" if found else ""), deployment=wish.name, url=url)
             self._ask(url, wish.name, question)
+            self._stopped.serving = True
             self._farewell(url, wish.name, once=once, ours=server is not None)
             if server is not None and not once:
                 self._stopped.wait_with(server)

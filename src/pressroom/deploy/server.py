@@ -8,16 +8,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
+import signal
 import sys
 import threading
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import TracebackType
 
 from pressroom.deploy.deployments import SERVER_LOCK, Deployments
-from pressroom.kernel import DeployError, PressroomError, Workspace, plugins
+from pressroom.kernel import DeployError, PressroomError, Workspace, plugins, settings
 
 _INFO = "server.json"
 # A detached server opens its gateway in well under a second; imports on a busy machine take longer.
@@ -156,26 +157,30 @@ def start_detached(workspace: Workspace) -> ServerInfo:
         DeployError: it did not come up; the message carries what it wrote.
     """
     log = workspace.path("logs") / "server.log"
-    with log.open("ab") as out:
+    with log.open("ab") as out, Path(os.devnull).open("rb") as nothing:
         begin = out.tell()
-        child = subprocess.Popen(
-            [sys.executable, "-m", "pressroom", "serve"],
-            cwd=workspace.root,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,  # Ctrl-C in this terminal is not meant for it
+        # Not a Popen: nobody waits for this child, it outlives us. Its own session: Ctrl-C here is not meant for it.
+        pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-P", "-m", "pressroom", "serve"],
+            {**os.environ, settings.WORKSPACE_VARIABLE: str(workspace.root)},
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, nothing.fileno(), 0),
+                (os.POSIX_SPAWN_DUP2, out.fileno(), 1),
+                (os.POSIX_SPAWN_DUP2, out.fileno(), 2),
+            ],
+            setsid=True,
         )
     deadline = time.monotonic() + _DETACHED_START_S
     while time.monotonic() < deadline:
         found = running_server(workspace)
         if found is not None:
             return found
-        if child.poll() is not None:
+        if os.waitpid(pid, os.WNOHANG)[0]:
             break
         time.sleep(0.05)
     else:
-        child.terminate()
+        os.kill(pid, signal.SIGTERM)
     with log.open("rb") as written:
         written.seek(begin)
         said = written.read().decode(errors="replace").strip()
@@ -188,8 +193,6 @@ def stop_server(workspace: Workspace) -> bool:
     Raises:
         DeployError: it does not end.
     """
-    import signal
-
     holder = workspace.lock_holder(SERVER_LOCK)
     pid = holder.get("pid") if holder else None
     if not isinstance(pid, int):
