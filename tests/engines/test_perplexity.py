@@ -5,9 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 import math
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from pressroom.engines import EngineSpec, create, perplexity
@@ -68,13 +72,35 @@ def test_a_text_that_is_too_short(smollm2: Path) -> None:
     assert "measure.text" in caught.value.hint
 
 
+_MEASURES = """
+import sys
+from pathlib import Path
+from pressroom.engines import perplexity
+perplexity(Path(sys.argv[1]), "To be or not to be. " * 5000, windows=20, on_progress=lambda *_: print("on", flush=True))
+"""
+
+
+@pytest.mark.slow
+def test_it_does_not_outlive_a_killed_parent(smollm2: Path) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", _MEASURES, str(smollm2)], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    with parent.stdout:
+        assert parent.stdout.readline() == b"on\n"
+        (child,) = psutil.Process(parent.pid).children()
+        parent.kill()
+        parent.wait()
+    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+
+
 @pytest.mark.slow
 def test_it_is_the_same_every_time_and_says_how_far_it_is(smollm2: Path, hamlet: str) -> None:
     seen: list[tuple[int, int]] = []
-    first = perplexity(smollm2, hamlet, windows=2, threads=1, on_progress=lambda *at: seen.append(at))
-    second = perplexity(smollm2, hamlet, windows=2, threads=2)
+    first = perplexity(smollm2, hamlet, windows=2, threads=2, on_progress=lambda *at: seen.append(at))
     assert seen == [(1, 2), (2, 2)]
-    assert first.tokens == 2 * 255
+    assert first.tokens == 2 * 255 and first.windows == 2
+    first = perplexity(smollm2, hamlet, windows=1, threads=1)
+    second = perplexity(smollm2, hamlet, windows=1, threads=2)
     # Threads share out the rows of each product; no sum is split between them.
     assert first.value == pytest.approx(second.value, rel=1e-6)
 

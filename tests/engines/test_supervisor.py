@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import signal
@@ -34,7 +35,7 @@ from .conftest import GOOD
 # A guard against a test that hangs.
 PATIENCE = 60.0
 # Like the real one, with pauses that do not keep a test waiting.
-QUICK = Policy(poll=0.02, health_every=0.05, first_pause=0.05, longest_pause=0.2)
+QUICK = Policy(poll=0.02, health_every=0.05, first_pause=0.02, longest_pause=0.05)
 
 Supervise = Callable[..., Supervisor]
 
@@ -155,8 +156,9 @@ def test_one_that_comes_up_and_dies_is_never_left_alone(
     supervise: Supervise, scripted: Callable[..., ProcessEngine]
 ) -> None:
     short_lived = GOOD.replace("child.wait_for_parent()", "import os\nos._exit(1)")
-    supervisor = supervise(lambda: scripted(short_lived))
-    _until(lambda: supervisor.snapshot.restarts > QUICK.same_failures + 1)
+    policy = dataclasses.replace(QUICK, same_failures=2, same_refusals=2)
+    supervisor = supervise(lambda: scripted(short_lived), policy)
+    _until(lambda: supervisor.snapshot.restarts > 3)
     assert supervisor.snapshot.standing is not Standing.FAILED
 
 
@@ -183,7 +185,8 @@ class _Failing(Engine):
 def test_pauses_double_up_to_a_limit(supervise: Supervise, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random, "uniform", lambda low, high: high)
     _Failing.starts = []
-    supervisor = supervise(lambda: _Failing(EngineSpec(name="failing")))
+    policy = Policy(first_pause=0.05, longest_pause=0.2)
+    supervisor = supervise(lambda: _Failing(EngineSpec(name="failing")), policy)
     _until(lambda: len(_Failing.starts) >= 6)
     supervisor.stop()
     pauses = [after - before for before, after in pairwise(_Failing.starts)][:5]
@@ -192,7 +195,7 @@ def test_pauses_double_up_to_a_limit(supervise: Supervise, monkeypatch: pytest.M
 
 
 def test_a_silent_engine_is_started_again(supervise: Supervise, scripted: Callable[..., ProcessEngine]) -> None:
-    policy = Policy(poll=0.02, health_every=0.05, first_pause=0.05, patience=0.1)
+    policy = dataclasses.replace(QUICK, patience=0.1)
     supervisor = supervise(lambda: scripted(stop_timeout_s=0.2), policy)
     first = ready(supervisor)
     psutil.Process(first.pid).suspend()

@@ -228,6 +228,14 @@ def test_too_many_strings_are_refused_before_they_are_counted(tmp_path: Path) ->
         inspect(path)
 
 
+def test_a_long_name_does_not_make_a_long_message(tmp_path: Path) -> None:
+    with pytest.raises(MalformedWeightsError, match="unknown type 13") as caught:
+        read(tmp_path, _with("k" * 900, 13, b""))
+    with pytest.raises(MalformedWeightsError) as caught:
+        read(tmp_path, _with("k" * 60_000, 13, b""))
+    assert len(str(caught.value)) < 1100
+
+
 def test_one_part_of_a_split_model(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="one of 3 parts") as caught:
         read(tmp_path, _with("split.count", 2, struct.pack("<H", 3)))

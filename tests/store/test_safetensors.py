@@ -73,19 +73,18 @@ def _library_takes(path: Path) -> bool:
     return True
 
 
-@pytest.mark.parametrize("bits", range(4, 65, 2))
 @pytest.mark.parametrize("dtype", [*BITS, "F128", "f32", ""])
-def test_sizes_are_those_of_the_library(tmp_path: Path, dtype: str, bits: int) -> None:
+def test_sizes_are_those_of_the_library(tmp_path: Path, dtype: str) -> None:
     """Eight elements take as many bytes as one has bits: the library takes exactly the files that are read here."""
-    header = {"t": {"dtype": dtype, "shape": [8], "data_offsets": [0, bits]}}
     path = tmp_path / "model.safetensors"
-    path.write_bytes(safetensors(header, bytes(bits)))
-    assert _library_takes(path) == (BITS.get(dtype) == bits)
-    if BITS.get(dtype) == bits:
-        assert inspect(path).tensors[0].dtype == dtype
-    else:
-        with pytest.raises(MalformedWeightsError):
-            inspect(path)
+    for bits in range(1, 66):
+        path.write_bytes(safetensors({"t": {"dtype": dtype, "shape": [8], "data_offsets": [0, bits]}}, bytes(bits)))
+        assert _library_takes(path) == (BITS.get(dtype) == bits)
+        if BITS.get(dtype) == bits:
+            assert inspect(path).tensors[0].dtype == dtype
+        else:
+            with pytest.raises(MalformedWeightsError):
+                inspect(path)
 
 
 def test_more_types_than_the_library_has_are_not_claimed(tmp_path: Path) -> None:

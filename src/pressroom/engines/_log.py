@@ -36,7 +36,8 @@ class EngineLog:
             return
         if self._path is not None:
             kept = os.pread(self.fd, self._limit, max(0, size - self._limit))
-            self._path.with_name(self._path.name + ".1").write_bytes(kept)
+            with open(self._path.with_name(self._path.name + ".1"), "wb", opener=_private) as older:
+                older.write(kept)
         # The writer appends (O_APPEND), so it goes on at the new end.
         os.ftruncate(self.fd, 0)
         self._start = 0
@@ -50,3 +51,7 @@ class EngineLog:
 
     def close(self) -> None:
         os.close(self.fd)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -113,13 +113,14 @@ def _answers(task: dict[str, Any], text: str) -> Iterator[dict[str, Any]]:
         given.write(text.encode())
         given.seek(0)
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "pressroom.engines._score", json.dumps(task)],
-            stdin=given,
+            [sys.executable, "-P", "-m", "pressroom.engines._score", json.dumps({**task, "text": given.fileno()})],
+            pass_fds=[given.fileno()],
+            stdin=subprocess.PIPE,  # its end is the end of the other process, however this one ends
             stdout=subprocess.PIPE,
             stderr=log,
             start_new_session=True,  # Ctrl-C is for this process, which ends the other
         )
-        assert process.stdout is not None
+        assert process.stdin is not None and process.stdout is not None
         guard = threading.Timer(_WINDOW_TIMEOUT_S * (task["windows"] + 1), process.kill)
         guard.daemon = True
         guard.start()
@@ -135,6 +136,7 @@ def _answers(task: dict[str, Any], text: str) -> Iterator[dict[str, Any]]:
             guard.cancel()
             process.kill()
             process.wait()
+            process.stdin.close()
             process.stdout.close()
 
 

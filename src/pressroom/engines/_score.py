@@ -1,7 +1,7 @@
 """Scores a text, in a process of its own: a crash of native code stays here.
 
-Started by `pressroom.engines._perplexity`; the task is JSON in `argv[1]`, the text comes on stdin, and every answer is
-one line of JSON on stdout.
+Started by `pressroom.engines._perplexity` as an engine is: the task is JSON in `argv[1]`, and the end of stdin ends it.
+The text is behind the file descriptor that the task names, and every answer is one line of JSON on stdout.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pressroom.engines import child
 from pressroom.kernel import EngineError
 
 # No tokenizer in use packs this many characters into a token on average, so the rest of a long text need not be read.
@@ -19,12 +20,11 @@ _MOST_CHARACTERS_A_TOKEN = 64
 
 
 def main() -> None:
-    task = json.loads(sys.argv[1])
-    # stdout is for answers; what native code prints goes to stderr.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+    task = child.read_spec()
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")
-    text = sys.stdin.buffer.read().decode()
+    with os.fdopen(int(task["text"]), "rb") as given:
+        text = given.read().decode()
 
     def answer(**values: Any) -> None:
         answers.write(json.dumps(values) + "\n")

@@ -26,6 +26,8 @@ from pressroom.engines.base import Endpoint, Engine, EngineSpec, Health, State
 from pressroom.kernel import EngineStartError, MissingDependencyError
 
 _HEALTH_TIMEOUT_S = 1.0
+# A process that closed its stdout without a report is about to end, or never will.
+_ENDING_S = 1.0
 # More than any honest report; a child that writes more than this without a line end is not one of ours.
 _REPORT_LIMIT = 1 << 20
 
@@ -197,7 +199,7 @@ class ProcessEngine(Engine):
 
     def _died(self, process: subprocess.Popen[bytes], deadline: float) -> dict[str, Any]:
         try:
-            process.wait(timeout=max(0.0, min(5.0, deadline - time.monotonic())))
+            process.wait(timeout=max(0.0, min(_ENDING_S, deadline - time.monotonic())))
         except subprocess.TimeoutExpired:
             raise self._start_error("it closed its stdout without a report", "Report this.") from None
         if self._stopped:

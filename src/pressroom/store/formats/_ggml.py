@@ -1,6 +1,6 @@
 """The types of ggml as GGUF numbers them: elements and bytes of a block.
 
-From ggml's type table as of b11192 (October 2026); a test holds it against the one inside the installed llama.cpp.
+From ggml's type table as in xllamacpp 2026.10; a test holds it against the one inside the installed llama.cpp.
 Numbers that are missing were withdrawn (4, 5: Q4_2, Q4_3; 31-33, 36-38: types repacked for one processor).
 """
 

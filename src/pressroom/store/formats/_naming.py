@@ -10,6 +10,7 @@ from typing import Any
 from pressroom.kernel.errors import MalformedWeightsError
 
 _MOST_TEXT = 2000
+_MOST_MESSAGE = 1000
 # What a terminal would obey: a header must not be able to move the cursor of whoever looks at it.
 _CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
@@ -22,8 +23,10 @@ class Named:
     name: str
 
     def malformed(self, what: str, *, hint: str = "", **facts: Any) -> MalformedWeightsError:
+        # A name inside the file may be as long as the file.
+        shown = what if len(what) <= _MOST_MESSAGE else what[: _MOST_MESSAGE - 1] + "…"
         return MalformedWeightsError(
-            f"{self.name!r} is not usable as weights: {what}",
+            f"{self.name!r} is not usable as weights: {shown}",
             hint=hint or "The file was altered or written by a faulty program: fetch it again from its publisher.",
             file=self.name,
             **facts,
