@@ -162,7 +162,8 @@ def served(tmp_path: Path, environment: dict[str, str]) -> Iterator[tuple[Path, 
         yield tmp_path, environment, record["api"]
     finally:
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 0
+        process.communicate(timeout=60)
+        assert process.returncode == 0
         assert_nothing_runs(tmp_path)
 
 
