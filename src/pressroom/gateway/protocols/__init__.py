@@ -1,1 +1,5 @@
-"""One file a protocol."""
+"""The protocols the gateway speaks, one file each."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

@@ -1,0 +1,177 @@
+"""Runs the load generator: `_load.c`, compiled into the temporary folder; without a compiler, the same in Python."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+_SOURCE = Path(__file__).with_name("_load.c")
+
+
+def generator() -> tuple[list[str], str]:
+    """The command of the load generator and what it is called in the results."""
+    compiler = shutil.which("cc")
+    if compiler is not None and sys.platform == "linux":
+        digest = hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]
+        program = Path(tempfile.gettempdir()) / f"pressroom-load-{os.getuid()}-{digest}"
+        if not program.exists():
+            fresh = program.with_suffix(f".{os.getpid()}")
+            made = subprocess.run([compiler, "-O2", "-o", str(fresh), str(_SOURCE)], capture_output=True, check=False)
+            if made.returncode == 0:
+                fresh.replace(program)
+        if program.exists():
+            return [str(program)], "C, epoll"
+    return [sys.executable, __file__], "Python, uvloop"
+
+
+def run(
+    port: int, request: bytes, *, clients: int, seconds: float, requests: int = 0, cores: set[int] | None = None
+) -> dict[str, Any]:
+    """One measurement: counts, `seconds`, and `p50_ms`, `p99_ms`, `ttft_p50_ms`, `ttft_p99_ms`."""
+    command, _ = generator()
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(request)
+        file.flush()
+        arguments = [*command, str(port), str(clients), str(seconds), str(requests), file.name]
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE) as process:
+            if cores and hasattr(os, "sched_setaffinity"):
+                os.sched_setaffinity(process.pid, cores)
+            assert process.stdout is not None
+            said = process.stdout.read()
+    if process.returncode:
+        raise SystemExit(f"the load generator ended with {process.returncode}: {' '.join(arguments)}")
+    found: dict[str, Any] = json.loads(said)
+    return found
+
+
+class _Client(asyncio.Protocol):
+    """The same as a client of `_load.c`: reads the framing of an answer, then sends again."""
+
+    def __init__(self, load: _Load) -> None:
+        self._load = load
+        self._buffer = b""
+        self._status = 0
+        self._left: int | None = None  # bytes of the body, or of the chunk; None while the head comes
+        self._chunked = self._in_chunk = self._close = False
+        self._sent = self._first = 0.0
+        self._transport: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def begin(self) -> None:
+        load = self._load
+        if load.limit and load.started >= load.limit:
+            return
+        load.started += 1
+        self._left, self._buffer, self._chunked, self._in_chunk, self._first = None, b"", False, False, 0.0
+        self._sent = load.now()
+        self._transport.write(load.request)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        if self._left is None:
+            head, found, rest = self._buffer.partition(b"\r\n\r\n")
+            if not found:
+                return
+            self._read_head(head)
+            self._buffer = rest
+        if self._buffer and not self._first:
+            self._first = self._load.now()
+        if self._chunked:
+            self._read_chunks()
+        elif len(self._buffer) >= (self._left or 0):
+            self._finish()
+
+    def _read_head(self, head: bytes) -> None:
+        lines = head.lower().split(b"\r\n")
+        self._status = int(lines[0].split()[1])
+        headers = dict(line.split(b": ", 1) for line in lines[1:])
+        self._close = headers.get(b"connection") == b"close"
+        self._chunked = headers.get(b"transfer-encoding") == b"chunked"
+        self._left = int(headers.get(b"content-length", 0))
+
+    def _read_chunks(self) -> None:
+        while True:
+            size, found, rest = self._buffer.partition(b"\r\n")
+            if not found:
+                return
+            length = int(size, 16)
+            if len(rest) < length + 2:
+                return
+            self._buffer = rest[length + 2 :]
+            if not length:
+                self._finish()
+                return
+            self._load.frames += rest[:length].count(b"data: {")
+
+    def _finish(self) -> None:
+        load = self._load
+        load.errors += self._status != 200
+        load.times.append((load.now() - self._sent) * 1e3)
+        load.firsts.append(((self._first or load.now()) - self._sent) * 1e3)
+        if load.limit and len(load.times) >= load.limit:
+            load.over.set()
+        elif self._close:
+            self._transport.close()
+            load.opening.append(asyncio.ensure_future(load.open()))
+        else:
+            self.begin()
+
+
+class _Load:
+    def __init__(self, port: int, request: bytes, limit: int) -> None:
+        loop = asyncio.get_running_loop()
+        self.now = loop.time
+        self.port, self.request, self.limit = port, request, limit
+        self.started = self.frames = self.errors = 0
+        self.times: list[float] = []
+        self.firsts: list[float] = []
+        self.over = asyncio.Event()
+        self.opening: list[asyncio.Future[None]] = []
+
+    async def open(self) -> None:
+        _, client = await asyncio.get_running_loop().create_connection(lambda: _Client(self), "127.0.0.1", self.port)
+        client.begin()
+
+
+async def _measure(port: int, clients: int, seconds: float, limit: int, request: bytes) -> dict[str, Any]:
+    load = _Load(port, request, limit)
+    began = load.now()
+    await asyncio.gather(*(load.open() for _ in range(clients)))
+    try:
+        async with asyncio.timeout(seconds):
+            await load.over.wait()
+    except TimeoutError:
+        pass  # the usual end of a run that is not counted
+
+    def quantile(values: list[float], q: float) -> float:
+        return sorted(values)[round(q * (len(values) - 1))] if values else 0.0
+
+    return {
+        "requests": len(load.times),
+        "errors": load.errors,
+        "frames": load.frames,
+        "seconds": load.now() - began,
+        "p50_ms": statistics.median(load.times) if load.times else 0.0,
+        "p99_ms": quantile(load.times, 0.99),
+        "ttft_p50_ms": quantile(load.firsts, 0.5),
+        "ttft_p99_ms": quantile(load.firsts, 0.99),
+    }
+
+
+if __name__ == "__main__":
+    import uvloop
+
+    port, clients, seconds, limit, file = sys.argv[1:]
+    measured = uvloop.run(_measure(int(port), int(clients), float(seconds), int(limit), Path(file).read_bytes()))
+    print(json.dumps(measured))

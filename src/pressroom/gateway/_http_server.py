@@ -1,0 +1,448 @@
+"""The HTTP/1.1 server: a protocol per connection, llhttp for what strangers send, a bound and a deadline on everything.
+
+Why not ASGI: a request is answered from here without a task, a future or a copy, which halves its cost, and the server
+under it must limit the size of headers and the time they take (uvicorn with httptools limits neither). The figures are
+in docs/gateway.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Protocol, cast
+from urllib.parse import unquote_to_bytes
+
+import httptools
+
+_log = logging.getLogger(__name__)
+
+HEAD_LIMIT = 65_536
+HEADERS_LIMIT = 128
+# Seconds: for a whole head to come; between two pieces of a body; for the next request on an idle connection; for a
+# client to take anything of an answer it has been sent; to discard what a refused client goes on sending.
+_HEAD_S = 30.0
+_BODY_S = 60.0
+_IDLE_S = 75.0
+_STALL_S = 300.0
+_LINGER_S = 10.0
+_TICK_S = 0.5
+_NEVER = float("inf")
+
+_STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_LAST_CHUNK = b"0\r\n\r\n"
+
+
+class Request:
+    """A request as it came. Names of headers are in lower case; `path` has no query and is not decoded."""
+
+    __slots__ = ("body", "headers", "keep_alive", "method", "path", "target", "version")
+
+    def __init__(self, target: bytes) -> None:
+        self.target = target
+        self.path = b""
+        self.method = b""
+        self.version = "1.1"
+        self.headers: dict[bytes, bytes] = {}
+        self.body = b""
+        self.keep_alive = True
+
+    @property
+    def decoded_path(self) -> str:
+        """The path with its percent escapes resolved."""
+        return unquote_to_bytes(self.path).decode(errors="replace")
+
+
+class Exchange(Protocol):
+    """Who answers a request later. Until `finish`, it hears of the client."""
+
+    def client_gone(self) -> None:
+        """The client closed the connection; nothing can be sent any more."""
+
+    def client_slow(self) -> None:
+        """The client does not keep up: send no more until `client_ready`."""
+
+    def client_ready(self) -> None: ...
+
+    def shut_down(self) -> None:
+        """The time to finish is over: end the answer."""
+
+
+class Application(Protocol):
+    """Who answers requests: at once with `HttpConnection.respond`, or later, after `HttpConnection.hold`."""
+
+    def handle(self, connection: HttpConnection, request: Request) -> None: ...
+
+    def refuse(self, connection: HttpConnection, status: int, message: str) -> None:
+        """Answer what never became a request, or failed without a reason, with `HttpConnection.respond`."""
+
+
+class Listener:
+    """What the connections of one server share: the application, the clock, the limits."""
+
+    def __init__(self, application: Application, *, body_limit: int) -> None:
+        self.application = application
+        self.body_limit = body_limit
+        self.connections: set[HttpConnection] = set()
+        self.stopping = False
+        self.now = 0.0
+        self.date = b""
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._tick()
+
+    def connect(self) -> HttpConnection:
+        """A protocol for a new connection."""
+        return HttpConnection(self)
+
+    def stop(self) -> None:
+        """Answer what is being asked, take no more requests, close what is idle."""
+        self.stopping = True
+        for connection in list(self.connections):
+            connection.close_when_idle()
+
+    def end(self) -> None:
+        """End whatever still runs, each with an error that says so."""
+        for connection in list(self.connections):
+            connection.shut_down()
+
+    def abort(self) -> None:
+        """Close what is left, at once."""
+        for connection in list(self.connections):
+            connection.abort()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _tick(self) -> None:
+        self.now = self._loop.time()
+        self.date = f"date: {formatdate(usegmt=True)}\r\n".encode()
+        for connection in list(self.connections):
+            if self.now >= connection.deadline:
+                connection.time_out()
+        self._timer = self._loop.call_later(_TICK_S, self._tick)
+
+
+class _Refused(Exception):
+    pass
+
+
+class HttpConnection(asyncio.Protocol):
+    """One client's connection: requests one after another, each answered before the next is looked at."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._request: Request | None = None  # the one whose head or body is coming
+        self._head_done = False
+        self._head_bytes = 0
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._refusal = (0, "")
+        self._waiting: deque[Request] = deque()  # complete, and not begun
+        self._current: Request | None = None  # the one being answered
+        self._exchange: Exchange | None = None
+        self._chunked = False
+        self._discarding = False
+        self._reading_paused = False
+        self._slow = False
+        self._unsent = 0
+        self.deadline = listener.now + _IDLE_S
+
+    # What the loop tells.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are, without saying so
+        self._listener.connections.add(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._listener.connections.discard(self)
+        self._waiting.clear()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.client_gone()
+
+    def eof_received(self) -> None:
+        """The client has left: whoever closes one side of an HTTP connection does not wait for the answer."""
+
+    def pause_writing(self) -> None:
+        self._slow = True
+        self.deadline = self._listener.now + _STALL_S
+        if self._exchange is not None:
+            self._exchange.client_slow()
+
+    def resume_writing(self) -> None:
+        self._slow = False
+        self.deadline = _NEVER if self._current is not None else self._listener.now + _IDLE_S
+        if self._exchange is not None:
+            self._exchange.client_ready()
+
+    def data_received(self, data: bytes) -> None:
+        if self._discarding:
+            return
+        if not self._head_done:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # It asks for another protocol; it gets its answer in this one, and then the connection ends.
+            last = self._waiting[-1] if self._waiting else None
+            if last is None:
+                self._refuse(400, "CONNECT and HTTP/2 without TLS negotiation are not spoken here.")
+                return
+            last.keep_alive = False
+            self._discarding = True
+        except httptools.HttpParserError as error:
+            status, message = self._refusal
+            self._refuse(status or 400, message or f"This is not a valid HTTP/1.1 request: {error}.")
+            return
+        if self._waiting:
+            self._next()
+        elif self._request is not None:
+            if self._head_done and self._current is None:
+                self.deadline = self._listener.now + _BODY_S
+            elif self._head_bytes > HEAD_LIMIT:
+                self._refuse(431, f"The headers of the request are over {HEAD_LIMIT} bytes.")
+
+    # What llhttp tells.
+
+    def on_message_begin(self) -> None:
+        self.deadline = self._listener.now + _HEAD_S if self._current is None else self.deadline
+        self._request = Request(b"")
+        self._head_done = False
+        self._body = []
+        self._body_bytes = 0
+
+    def on_url(self, target: bytes) -> None:
+        assert self._request is not None
+        self._request.target += target
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head_done:
+            return  # a trailer of a chunked body: nobody asked for it
+        assert self._request is not None
+        headers = self._request.headers
+        name = name.lower()
+        if name in headers:
+            if name == b"host":
+                raise self._refused(400, "The request has more than one Host header.")
+            value = headers[name] + b", " + value
+        elif len(headers) >= HEADERS_LIMIT:
+            raise self._refused(431, f"The request has over {HEADERS_LIMIT} headers.")
+        headers[name] = value
+
+    def on_headers_complete(self) -> None:
+        request, parser = self._request, self._parser
+        assert request is not None
+        self._head_done = True
+        self._head_bytes = 0
+        request.method = parser.get_method()
+        request.version = parser.get_http_version()
+        request.keep_alive = request.version == "1.1" and parser.should_keep_alive()
+        self._set_path(request)
+        headers = request.headers
+        length = headers.get(b"content-length")
+        if length is not None and int(length) > self._listener.body_limit:
+            raise self._refused(413, self._too_large())
+        if request.version == "1.1" and b"host" not in headers:
+            raise self._refused(400, "The request has no Host header.")
+        expected = headers.get(b"expect")
+        if expected is not None:
+            if expected.lower() != b"100-continue":
+                raise self._refused(417, "Only 'Expect: 100-continue' is understood.")
+            if self._current is None and not self._waiting:
+                self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, data: bytes) -> None:
+        self._body_bytes += len(data)
+        if self._body_bytes > self._listener.body_limit:
+            raise self._refused(413, self._too_large())
+        self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        request, body = self._request, self._body
+        assert request is not None
+        request.body = body[0] if len(body) == 1 else b"".join(body)
+        self._request = None
+        self._body = []
+        self._head_done = False
+        self._waiting.append(request)
+
+    # What the application does.
+
+    @property
+    def date(self) -> bytes:
+        """The Date header line of now."""
+        return self._listener.date
+
+    def hold(self, exchange: Exchange) -> None:
+        """The answer to the current request comes later, from `exchange`."""
+        self._exchange = exchange
+        if self._slow:
+            exchange.client_slow()
+
+    def respond(self, status: int, headers: bytes, body: bytes) -> None:
+        """Send a whole answer. `headers` are complete lines without Content-Length, Date and Connection."""
+        request = self._current
+        closing = request is None or not request.keep_alive or self._listener.stopping
+        head = b"%b%bcontent-length: %d\r\n%b%b\r\n" % (
+            _STATUS[status],
+            headers,
+            len(body),
+            self._listener.date,
+            b"connection: close\r\n" if closing else b"",
+        )
+        if request is not None and request.method == b"HEAD":
+            self._write(head)
+        elif len(body) < 16_384:
+            self._write(head + body)
+        elif self._transport is not None and not self._transport.is_closing():
+            self._transport.writelines((head, body))
+        self.finish()
+
+    def start_stream(self, status: int, headers: bytes) -> None:
+        """Send the head of an answer whose pieces follow with `send_piece`, and whose end is `end_stream`."""
+        request = self._current
+        assert request is not None
+        self._chunked = request.version == "1.1"
+        if not self._chunked or self._listener.stopping:
+            request.keep_alive = False  # in HTTP/1.0 the end of the connection is the end of the answer
+        self._write(
+            b"%b%b%b%b%b\r\n"
+            % (
+                _STATUS[status],
+                headers,
+                self._listener.date,
+                b"transfer-encoding: chunked\r\n" if self._chunked else b"",
+                b"" if request.keep_alive else b"connection: close\r\n",
+            )
+        )
+
+    def send_piece(self, data: bytes) -> None:
+        """Send the next piece of the answer; `data` is not empty."""
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+
+    def end_stream(self) -> None:
+        """The answer is complete."""
+        if self._chunked:
+            self._write(_LAST_CHUNK)
+        self.finish()
+
+    def finish(self) -> None:
+        """The current request is answered; the next one may begin."""
+        request, self._current, self._exchange = self._current, None, None
+        if request is None or not request.keep_alive or self._listener.stopping:
+            self._close()
+            return
+        self.deadline = self._listener.now + _IDLE_S
+        if self._waiting:
+            # Not at once: a client that sends thousands of requests in one packet takes turns with the others.
+            asyncio.get_running_loop().call_soon(self._next)
+
+    def abort(self) -> None:
+        """Close without another byte."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # What the listener does.
+
+    def close_when_idle(self) -> None:
+        if self._current is None and not self._waiting and self._request is None:
+            self._close()
+
+    def shut_down(self) -> None:
+        if self._exchange is not None:
+            self._exchange.shut_down()
+        self._close()
+
+    def time_out(self) -> None:
+        assert self._transport is not None
+        unsent, self._unsent = self._unsent, self._transport.get_write_buffer_size()
+        if self._unsent and self._unsent != unsent:
+            self.deadline = self._listener.now + _STALL_S  # slow, but it takes what it is sent
+        elif self._current is None and self._request is not None and not self._discarding:
+            self._refuse(408, "The request did not come to its end in time.")
+        else:
+            self.abort()
+
+    def _next(self) -> None:
+        """Begin the next complete request, if none is being answered."""
+        transport = self._transport
+        if self._current is not None or not self._waiting or transport is None or transport.is_closing():
+            if self._waiting and not self._reading_paused and transport is not None and not transport.is_closing():
+                # A client may send ahead, within bounds: what is read is kept until its turn.
+                self._reading_paused = True
+                transport.pause_reading()
+            return
+        request = self._current = self._waiting.popleft()
+        self.deadline = _NEVER
+        if self._reading_paused and not self._waiting:
+            self._reading_paused = False
+            transport.resume_reading()
+        try:
+            self._listener.application.handle(self, request)
+        except Exception:  # the edge of the server: one request's fault must not end the others  # noqa: BLE001
+            _log.exception("a request for %r failed", request.path)
+            if self._exchange is not None:
+                self.abort()  # part of an answer may be out
+                return
+            request.keep_alive = False
+            self._listener.application.refuse(self, 500, "The gateway failed on this request; its log says why.")
+        if self._waiting and self._current is not None:
+            self._next()
+
+    def _set_path(self, request: Request) -> None:
+        target = request.target
+        if not target.startswith(b"/") and target != b"*":
+            # The absolute form, as proxies send it: its authority stands in for the Host header (RFC 9112, 3.2.2).
+            try:
+                url = httptools.parse_url(target)
+            except httptools.HttpParserInvalidURLError:
+                url = None
+            if url is None or not url.host:
+                raise self._refused(400, "The target of the request is neither a path nor a URL.")
+            request.headers[b"host"] = url.host + (b":%d" % url.port if url.port else b"")
+            target = url.path or b"/"
+        request.path = target.partition(b"?")[0]
+
+    def _too_large(self) -> str:
+        return (
+            f"The body of the request is over {self._listener.body_limit} bytes. "
+            "The setting gateway.max_body_bytes is the limit."
+        )
+
+    def _refused(self, status: int, message: str) -> Exception:
+        self._refusal = (status, message)
+        return _Refused(message)
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer what cannot be read on from, once what came before it is answered."""
+        self._discarding = True
+        self._request = None
+        if self._current is not None or self._waiting:
+            last = self._waiting[-1] if self._waiting else self._current
+            assert last is not None
+            last.keep_alive = False
+            self._next()
+            return
+        self._listener.application.refuse(self, status, message)
+
+    def _write(self, data: bytes) -> None:
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
+
+    def _close(self) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if self._discarding and transport.can_write_eof():
+            # The client may still be sending. Closing now would reset the connection and lose it the answer.
+            self.deadline = self._listener.now + _LINGER_S
+            transport.write_eof()
+        else:
+            transport.close()

@@ -1,0 +1,236 @@
+"""The gateway: which request goes where, and the answers it gives itself."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import orjson
+
+from pressroom import __version__
+from pressroom.gateway._completion import Completion, Prepared
+from pressroom.gateway._http_server import HttpConnection, Request
+from pressroom.gateway._origin import OriginGuard
+from pressroom.gateway.metrics import Metrics
+from pressroom.gateway.problems import Problem, server_error
+from pressroom.gateway.protocols.openai import CHAT, COMPLETION, Endpoint, beyond, read
+from pressroom.gateway.routes import Lane, Route, RouteTable
+from pressroom.gateway.upstream import Upstream
+from pressroom.kernel import GatewaySettings, did_you_mean
+
+_JSON = b"content-type: application/json\r\n"
+_MODELS = b"/v1/models"
+# Clients that think they talk to KServe's OpenAI endpoint put this in front.
+_PREFIX = b"/openai"
+_RETRY_STARTING_S = 2
+
+Handler = Callable[[HttpConnection, Request, bytes], None]
+
+
+class Gateway:
+    """Answers on behalf of the engines in `routes`. `ready` says whether everything that should answer does; without
+    it, every route must be ready. Belongs to one event loop, the one `serve` runs in."""
+
+    def __init__(
+        self, settings: GatewaySettings, routes: RouteTable, *, ready: Callable[[], bool] | None = None
+    ) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self._routes = routes
+        self._ready = ready if ready is not None else self._every_route_ready
+        self._guard = OriginGuard(settings.host)
+        self._upstream = Upstream(
+            connect_timeout_s=settings.connect_timeout_s, first_byte_timeout_s=settings.first_byte_timeout_s
+        )
+        # Unique over restarts without asking the system for randomness on each request.
+        self._id_prefix = f"x-request-id: req_{secrets.token_hex(6)}".encode()
+        self._ids = itertools.count(1)
+        reads: dict[bytes, Handler] = {
+            b"/": self._index,
+            _MODELS: self._models,
+            b"/health/live": self._live,
+            b"/health/ready": self._readiness,
+            b"/metrics": self._metrics,
+            _PREFIX + _MODELS: self._models,
+        }
+        self._reads = reads
+        self._completions: dict[bytes, Endpoint] = {
+            prefix + endpoint.path: endpoint for endpoint in (CHAT, COMPLETION) for prefix in (b"", _PREFIX)
+        }
+
+    def bound_to(self, host: str) -> None:
+        """Say which address it listens on; the default is that of the settings."""
+        self._guard = OriginGuard(host)
+
+    def close(self) -> None:
+        """Close the connections to the engines."""
+        self._upstream.close()
+
+    # What the server calls.
+
+    def handle(self, connection: HttpConnection, request: Request) -> None:
+        """Answer a request."""
+        request_id = b"%b%08x\r\n" % (self._id_prefix, next(self._ids))
+        posts = request.method == b"POST"
+        headers = request.headers
+        refusal = self._guard.refusal(headers.get(b"host"), headers.get(b"origin") if posts else None)
+        if refusal is not None:
+            self._refuse(connection, request_id, refusal)
+            return
+        path = request.path
+        endpoint = self._completions.get(path)
+        if endpoint is not None:
+            if posts:
+                self._complete(connection, request, request_id, endpoint)
+            else:
+                self._refuse(connection, request_id, _not_allowed(request, "POST"))
+            return
+        handler = self._reads.get(path)
+        if handler is None and path.removeprefix(_PREFIX).startswith(_MODELS + b"/"):
+            handler = self._model
+        if handler is None:
+            hint = "GET / lists what this gateway answers."
+            message = f"Unknown request URL: {_text(request.method)} {_text(path)}. {hint}"
+            self._refuse(connection, request_id, Problem(404, message, code="unknown_url"))
+        elif request.method not in (b"GET", b"HEAD"):
+            self._refuse(connection, request_id, _not_allowed(request, "GET, HEAD"))
+        else:
+            handler(connection, request, request_id)
+
+    def refuse(self, connection: HttpConnection, status: int, message: str) -> None:
+        """Answer what never became a request."""
+        request_id = b"%b%08x\r\n" % (self._id_prefix, next(self._ids))
+        problem = Problem(status, message) if status < 500 else server_error(status, message, code="gateway_error")
+        self._refuse(connection, request_id, problem)
+
+    # Completions.
+
+    def _complete(self, connection: HttpConnection, request: Request, request_id: bytes, endpoint: Endpoint) -> None:
+        began = perf_counter()
+        if request.headers.get(b"content-encoding", b"identity") != b"identity":
+            encoded = Problem(415, "The body of a request must not be compressed.")
+            self._refuse_completion(connection, request_id, endpoint, encoded)
+            return
+        fields = read(request.body, endpoint)
+        if isinstance(fields, Problem):
+            self._refuse_completion(connection, request_id, endpoint, fields)
+            return
+        while True:
+            lane = self._routes.lane(fields["model"])
+            problem = self._obstacle(lane, fields, endpoint)
+            if problem is not None:
+                self._refuse_completion(connection, request_id, endpoint, problem, lane)
+                return
+            assert lane is not None
+            if self._routes.enter(lane):
+                break  # else the route was replaced this very moment
+        if lane.prepared is None:
+            lane.prepared = Prepared(lane.route, self.metrics.of(lane.route.model))
+        Completion(
+            connection,
+            self._upstream,
+            lane,
+            endpoint,
+            body=request.body,
+            stream=bool(fields.get("stream")),
+            request_id=request_id,
+            began=began,
+        ).start()
+
+    def _obstacle(self, lane: Lane | None, fields: dict[str, Any], endpoint: Endpoint) -> Problem | None:
+        """Why the engine of this lane cannot be asked, or None."""
+        if lane is None:
+            return self._no_model(fields["model"])
+        route = lane.route
+        if not route.ready:
+            message = f"The model '{route.model}' is not ready: {route.detail or 'it is starting'}."
+            return server_error(503, message, code="model_not_ready", retry_after_s=route.retry_after_s)
+        return beyond(fields, endpoint, route.capabilities)
+
+    def _no_model(self, name: str) -> Problem:
+        known = [route.model for route in self._routes.all()]
+        hint = did_you_mean(name, known, otherwise=f"There are: {', '.join(known[:20])}." if known else "")
+        message = f"The model `{name[:200]}` does not exist. {hint}".strip()
+        return Problem(404, message, code="model_not_found")
+
+    def _refuse_completion(
+        self,
+        connection: HttpConnection,
+        request_id: bytes,
+        endpoint: Endpoint,
+        problem: Problem,
+        lane: Lane | None = None,
+    ) -> None:
+        self.metrics.of(lane.route.model if lane is not None else "").count(endpoint.name, problem.status)
+        self._refuse(connection, request_id, problem)
+
+    def _refuse(self, connection: HttpConnection, request_id: bytes, problem: Problem) -> None:
+        connection.respond(problem.status, problem.headers() + request_id, problem.body())
+
+    # What it answers itself.
+
+    def _index(self, connection: HttpConnection, request: Request, request_id: bytes) -> None:
+        paths = sorted(_text(path) for path in (*self._reads, *self._completions) if not path.startswith(_PREFIX))
+        _json(connection, request_id, {"name": "pressroom", "version": __version__, "paths": paths})
+
+    def _models(self, connection: HttpConnection, request: Request, request_id: bytes) -> None:
+        _json(connection, request_id, {"object": "list", "data": [_model(route) for route in self._routes.all()]})
+
+    def _model(self, connection: HttpConnection, request: Request, request_id: bytes) -> None:
+        name = request.decoded_path.removeprefix(_text(_PREFIX)).removeprefix(_text(_MODELS) + "/")
+        route = self._routes.get(name)
+        if route is None:
+            self._refuse(connection, request_id, self._no_model(name))
+        else:
+            _json(connection, request_id, _model(route))
+
+    def _live(self, connection: HttpConnection, request: Request, request_id: bytes) -> None:
+        _json(connection, request_id, {"status": "live"})
+
+    def _readiness(self, connection: HttpConnection, request: Request, request_id: bytes) -> None:
+        ready = self._ready()
+        models = {route.model: "ready" if route.ready else route.detail or "not ready" for route in self._routes.all()}
+        body = orjson.dumps({"status": "ready" if ready else "not ready", "models": models})
+        if ready:
+            connection.respond(200, _JSON + request_id, body)
+        else:
+            connection.respond(503, _JSON + b"retry-after: %d\r\n" % _RETRY_STARTING_S + request_id, body)
+
+    def _metrics(self, connection: HttpConnection, request: Request, request_id: bytes) -> None:
+        for route in self._routes.all():
+            self.metrics.of(route.model)  # a model nobody has asked yet has its zeros
+        kind, text = self.metrics.render()
+        connection.respond(200, b"content-type: %b\r\n" % kind.encode() + request_id, text)
+
+    def _every_route_ready(self) -> bool:
+        return all(route.ready for route in self._routes.all())
+
+
+def _model(route: Route) -> dict[str, Any]:
+    return {
+        "id": route.model,
+        "object": "model",
+        "created": route.created,
+        "owned_by": "pressroom",
+        "ref": route.ref,
+        "digest": route.digest,
+        "engine": route.engine,
+        "context": route.context,
+        "ready": route.ready,
+    }
+
+
+def _json(connection: HttpConnection, request_id: bytes, value: dict[str, Any]) -> None:
+    connection.respond(200, _JSON + request_id, orjson.dumps(value))
+
+
+def _not_allowed(request: Request, allow: str) -> Problem:
+    message = f"Not allowed to {_text(request.method)} on {_text(request.path)}. Allowed: {allow}."
+    return Problem(405, message, code="method_not_supported", allow=allow)
+
+
+def _text(raw: bytes) -> str:
+    return raw[:200].decode(errors="replace")

@@ -1,0 +1,110 @@
+"""Checks of the conversation: `messages` of a chat, `prompt` of a completion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pressroom.gateway.problems import Problem
+from pressroom.gateway.protocols._checks import missing, unsupported, wrong_type, wrong_value
+
+_ROLES = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
+_USUAL = {"role", "content"}
+# The last two carry an earlier answer's reasoning back, under the two names engines use.
+_KEYS = frozenset(
+    (
+        *_USUAL,
+        "name",
+        "refusal",
+        "audio",
+        "tool_calls",
+        "tool_call_id",
+        "function_call",
+        "reasoning",
+        "reasoning_content",
+    )
+)
+
+
+def messages(param: str, value: Any) -> Problem | None:
+    """An array of messages with text."""
+    if type(value) is not list:
+        return wrong_type(param, value, "an array of objects")
+    if not value:
+        return wrong_value(param, f"Invalid '{param}': empty array. Expected at least one message.", "empty_array")
+    for index, message in enumerate(value):
+        # What nearly every message is, tested first.
+        if type(message) is dict and message.keys() == _USUAL:
+            role, content = message["role"], message["content"]
+            if type(content) is str and type(role) is str and role in _ROLES:
+                continue
+        problem = _message(f"{param}[{index}]", message)
+        if problem is not None:
+            return problem
+    return None
+
+
+def _message(param: str, message: Any) -> Problem | None:
+    if type(message) is not dict:
+        return wrong_type(param, message, "an object")
+    for key in message:
+        if key not in _KEYS:
+            return wrong_value(f"{param}.{key}", f"Unknown parameter: '{param}.{key}'.", "unknown_parameter")
+    role = message.get("role")
+    if role is None:
+        return missing(f"{param}.role")
+    if type(role) is not str:
+        return wrong_type(f"{param}.role", role, "a string")
+    if role not in _ROLES:
+        known = ", ".join(f"'{name}'" for name in sorted(_ROLES))
+        return wrong_value(f"{param}.role", f"Invalid value: '{role[:80]}'. Supported values are: {known}.")
+    if message.get("audio") is not None:
+        return unsupported(f"{param}.audio", "no engine here hears or speaks.")
+    return _content(f"{param}.content", message, role)
+
+
+def _content(param: str, message: dict[str, Any], role: str) -> Problem | None:
+    content = message.get("content")
+    if type(content) is str:
+        return None
+    if content is None:
+        if role == "assistant" and (message.get("tool_calls") or message.get("function_call")):
+            return None
+        return missing(param) if "content" not in message else wrong_type(param, None, "a string or an array of parts")
+    if type(content) is not list:
+        return wrong_type(param, content, "a string or an array of parts")
+    for index, part in enumerate(content):
+        where = f"{param}[{index}]"
+        if type(part) is not dict:
+            return wrong_type(where, part, "an object")
+        kind = part.get("type")
+        if kind is None:
+            return missing(f"{where}.type")
+        if kind not in ("text", "refusal"):
+            return unsupported(where, f"content of type {str(kind)[:80]!r}: the engines here read text only.")
+        if type(part.get(kind)) is not str:
+            return (
+                missing(f"{where}.{kind}")
+                if kind not in part
+                else wrong_type(f"{where}.{kind}", part[kind], "a string")
+            )
+    return None
+
+
+def prompt(param: str, value: Any) -> Problem | None:
+    """One prompt: a string, its tokens, or an array with one of either."""
+    if type(value) is str:
+        return None
+    if type(value) is not list:
+        return wrong_type(param, value, "a string or an array")
+    if not value:
+        return wrong_value(param, f"Invalid '{param}': empty array.", "empty_array")
+    if all(type(item) is int for item in value):
+        return None
+    if all(type(item) is str for item in value) or all(type(item) is list for item in value):
+        if len(value) > 1:
+            # llama.cpp answers several, but declares the tokens of one: a bill that is too small.
+            return unsupported(param, "several prompts in one request; send one request for each.")
+        inner = value[0]
+        if type(inner) is str or all(type(item) is int for item in inner):
+            return None
+    return wrong_type(param, value, "a string, an array of tokens, or an array with one of these")

@@ -1,0 +1,87 @@
+"""A gateway on a free port, in a thread of the test's own process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, TypeVar
+
+from pressroom.gateway import Gateway, Route, RouteTable, serve
+from pressroom.kernel import GatewaySettings
+
+__all__ = ["GatewayThread"]
+
+T = TypeVar("T")
+_START_S = 30.0
+
+
+class GatewayThread:
+    """Serves `routes` while entered: `url` and `port` say where, `on_loop` looks inside, `stop` ends it."""
+
+    def __init__(
+        self, *routes: Route, settings: GatewaySettings | None = None, ready: Callable[[], bool] | None = None
+    ) -> None:
+        self.routes = RouteTable()
+        for route in routes:
+            self.routes.set(route)
+        self.gateway = Gateway(settings or GatewaySettings(), self.routes, ready=ready)
+        self.url = ""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._started: Future[str] = Future()
+        self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return int(self.url.rpartition(":")[2])
+
+    def on_loop(self, look: Callable[[], T]) -> T:
+        """What `look` returns, called in the gateway's thread."""
+        assert self._loop is not None
+        found: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                found.set_result(look())
+            except Exception as error:  # handed to whoever asked  # noqa: BLE001
+                found.set_exception(error)
+
+        self._loop.call_soon_threadsafe(run)
+        return found.result(_START_S)
+
+    def stop(self, *, wait: bool = True) -> None:
+        """Ask it to stop; with `wait`, return when it has."""
+        if self._loop is not None and self._stop is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+        if wait:
+            self._thread.join()
+
+    def __enter__(self) -> GatewayThread:
+        self._thread.start()
+        self.url = self._started.result(_START_S)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        import uvloop
+
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._serve())
+        except BaseException as error:
+            if self._started.done():
+                raise
+            self._started.set_exception(error)
+
+    async def _serve(self) -> Any:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        await serve(self.gateway, port=0, started=self._started.set_result, stop=self._stop)
