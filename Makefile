@@ -1,4 +1,4 @@
-# make up      a virtual environment of its own, a light install, then `press up`
+# make up      a virtual environment of its own, a light install, then `press up` (ARGS=--once: and stop)
 # make test    everything the tests need, then the tests (SLOW=1: the slow ones too; ARGS=…: passed to pytest)
 # make help    the rest
 #
@@ -41,7 +41,7 @@ endif
 .PHONY: up setup test check bench docs lock soak clean help
 
 up: $(LIGHT)
-	@$(BIN)/press up
+	@$(BIN)/press up $(ARGS)
 
 setup: $(DEV)
 

@@ -54,9 +54,24 @@ figures = sa.Table(
     sa.ForeignKeyConstraint(["name", "number"], ["versions.name", "versions.number"], ondelete="CASCADE"),
 )
 
+# What a source brought when it was last asked: `asked` is a digest of the source as it was written.
+pulls = sa.Table(
+    "pulls",
+    metadata,
+    sa.Column("asked", sa.String(64), primary_key=True),
+    sa.Column("name", sa.String(200), primary_key=True),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.ForeignKeyConstraint(["name", "number"], ["versions.name", "versions.number"], ondelete="CASCADE"),
+)
+
 
 def first_tables(connection: sa.Connection) -> None:
-    metadata.create_all(connection)
+    metadata.create_all(connection, tables=[names, versions, files, figures])
 
 
-MIGRATIONS = (first_tables,)
+def remember_pulls(connection: sa.Connection) -> None:
+    metadata.create_all(connection, tables=[pulls])
+
+
+MIGRATIONS = (first_tables, remember_pulls)

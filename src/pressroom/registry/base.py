@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 from pressroom.kernel import Ref
@@ -67,6 +69,17 @@ class Version:
     def figure(self, name: str) -> Figure | None:
         """The figure called `name`, or None where it was not measured."""
         return next((figure for figure in self.sheet if figure.name == name), None)
+
+
+def is_inner_path(path: str) -> bool:
+    """Whether a file of this path stays inside the directory it is put in, and is written in the one plain way."""
+    return (
+        bool(path)
+        and str(PurePosixPath(path)) == path
+        and not path.startswith("/")
+        and not {"..", "."} & set(path.split("/"))
+        and re.search(r"[\\\x00-\x1f\x7f]|^[A-Za-z]:", path) is None
+    )
 
 
 def manifest_digest(files: Iterable[FileEntry]) -> str:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from pressroom.kernel import InUseError, NotFoundError, Ref, RefError, StoreError, Workspace, did_you_mean, is_name
 from pressroom.registry import _tables as tables
-from pressroom.registry.base import KINDS, Figure, FileEntry, Version, manifest_digest
+from pressroom.registry.base import KINDS, Figure, FileEntry, Version, is_inner_path, manifest_digest
 from pressroom.store import Store, open_store
 
 # Held while rows and bytes are brought together or taken apart, so that no byte goes between the look and the row.
@@ -48,7 +48,7 @@ class Registry:
         Raises:
             RefError: the name is not one.
             StoreError: bytes of a file are not held, or not as many as said.
-            ValueError: no files, two of one path, or a kind that does not exist.
+            ValueError: no files, two of one path, a path that leaves the version, or a kind that does not exist.
         """
         if not is_name(name):
             raise RefError(
@@ -60,6 +60,9 @@ class Registry:
             raise ValueError(f"there is no kind {kind!r}; there are {', '.join(KINDS)}")
         if not files or len({entry.path for entry in files}) != len(files):
             raise ValueError(f"a version has files, each path once; got {[entry.path for entry in files]}")
+        for entry in files:
+            if not is_inner_path(entry.path):
+                raise ValueError(f"the path of a file is relative, plain and uses '/'; got {entry.path!r}")
         digest = manifest_digest(files)
         with self._workspace.lock(_BLOBS_LOCK, purpose=f"register {name}", wait_s=None):
             for entry in files:
@@ -137,29 +140,59 @@ class Registry:
             NotFoundError: there is none.
             InUseError: something holds it; the message says what.
         """
-        version = self.get(ref)
-        for holder in self.holders:
-            reason = holder(version)
-            if reason:
-                raise InUseError(
-                    f"{version.name}:{version.number} cannot be removed: {reason}",
-                    hint="Remove or change what holds it first.",
-                    ref=str(version.ref),
-                )
-        with self._workspace.lock(_BLOBS_LOCK, purpose=f"remove {version.name}:{version.number}", wait_s=None):
+        with self._workspace.lock(_BLOBS_LOCK, purpose=f"remove {ref}", wait_s=None):
+            version = self.get(ref)
+            for holder in self.holders:
+                reason = holder(version)
+                if reason:
+                    raise InUseError(
+                        f"{version.name}:{version.number} cannot be removed: {reason}",
+                        hint="Remove or change what holds it first.",
+                        ref=str(version.ref),
+                    )
             with self._database.begin() as connection:
-                for table in (tables.figures, tables.files, tables.versions):
+                for table in (tables.pulls, tables.figures, tables.files, tables.versions):
                     connection.execute(
                         table.delete().where((table.c.name == version.name) & (table.c.number == version.number))
                     )
+                digest = tables.versions.c.digest
+                again = connection.scalar(sa.select(digest).where(digest == version.digest).limit(1))
             # The row goes first: bytes without a row are collected some day, a row without bytes would be a lie.
-            shutil.rmtree(self._cached(version), ignore_errors=True)
+            if again is None:
+                shutil.rmtree(self._cached(version), ignore_errors=True)
             return self._collect({entry.blob for entry in version.files})
 
-    def collect(self) -> int:
-        """Let go of bytes that no version refers to, left by a run that was cut; returns how many bytes."""
+    def collect(self, blobs: Iterable[str] | None = None) -> int:
+        """Let go of bytes that no version refers to, left by a run that was cut; returns how many bytes.
+
+        With `blobs` only those are looked at. Whoever has put bytes and not registered them yet may lose them, is told
+        so by `register`, and puts them again.
+        """
         with self._workspace.lock(_BLOBS_LOCK, purpose="collect unused bytes", wait_s=None):
-            return self._collect({blob.digest for blob in self.store.list()})
+            return self._collect(set(blobs) if blobs is not None else {blob.digest for blob in self.store.list()})
+
+    def remember_pull(self, asked: str, version: Version) -> None:
+        """Keep that a source, known by the digest `asked` of its text, brought this version."""
+        same = (tables.pulls.c.asked == asked) & (tables.pulls.c.name == version.name)
+        values = {"number": version.number, "at": time.time()}
+        with self._database.begin() as connection:
+            if not connection.execute(tables.pulls.update().where(same).values(**values)).rowcount:
+                connection.execute(tables.pulls.insert().values(asked=asked, name=version.name, **values))
+
+    def pulled(self, asked: str, name: str | None = None) -> Version | None:
+        """What that source brought when it was last asked, under `name` or any; None where it is not here any more."""
+        query = sa.select(tables.pulls).where(tables.pulls.c.asked == asked).order_by(tables.pulls.c.at.desc())
+        with self._database.reading() as connection:
+            rows = connection.execute(query if name is None else query.where(tables.pulls.c.name == name)).all()
+        for row in rows:
+            version = next((v for v in self._select(row.name) if v.number == row.number), None)
+            if version is not None and self.holds(version):
+                return version
+        return None
+
+    def holds(self, version: Version) -> bool:
+        """Whether the store has every byte of the version."""
+        return all(self.store.size(entry.blob) == entry.size for entry in version.files)
 
     def materialise(self, version: Version) -> Path:
         """A path that an engine loads: the one file of a version, or a folder with all of them under their own names.
@@ -171,7 +204,9 @@ class Registry:
             return self.store.path(version.files[0].blob)
         folder = self._cached(version)
         if folder.is_dir():
-            return folder
+            if _is_whole(folder, version):
+                return folder
+            shutil.rmtree(folder, ignore_errors=True)
         building = self._workspace.path("cache") / f".{version.digest}-{os.getpid()}-{time.monotonic_ns()}"
         try:
             for entry in version.files:
@@ -183,10 +218,8 @@ class Registry:
                 except OSError:  # another file system, or one without hard links
                     target.symlink_to(held)
             building.rename(folder)
-        except FileExistsError:
-            pass  # somebody else was faster: the same files
         except OSError as error:
-            if not folder.is_dir():
+            if not _is_whole(folder, version):  # else somebody was faster: the same files
                 raise StoreError(
                     f"the files of {version.name}:{version.number} cannot be laid out in {folder}: {error.strerror}",
                     hint="Check that the disk has room.",
@@ -202,7 +235,7 @@ class Registry:
         with self._database.reading() as connection:
             used = set(connection.scalars(sa.select(tables.files.c.blob).distinct()))
         freed = 0
-        for digest in candidates - used:
+        for digest in sorted(candidates - used):
             size = self.store.size(digest) or 0
             if self.store.delete(digest):
                 freed += size
@@ -219,6 +252,9 @@ class Registry:
         metadata: dict[str, Any],
     ) -> int:
         with self._database.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                # A database may be shared by workspaces whose locks know nothing of each other.
+                connection.execute(sa.text("LOCK TABLE names IN SHARE ROW EXCLUSIVE MODE"))
             same = (tables.versions.c.name == name) & (tables.versions.c.digest == digest)
             known = connection.scalar(sa.select(tables.versions.c.number).where(same))
             if known is not None:
@@ -306,6 +342,13 @@ class Registry:
             return None
         child = next((o for o in everything if o.parent == version.digest), None)
         return f"it is the parent of {child.name}:{child.number}" if child is not None else None
+
+
+def _is_whole(folder: Path, version: Version) -> bool:
+    try:
+        return all((folder / entry.path).stat().st_size == entry.size for entry in version.files)
+    except OSError:
+        return False
 
 
 def _matches(version: Version, ref: Ref) -> bool:

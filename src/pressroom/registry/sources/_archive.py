@@ -10,8 +10,10 @@ import base64
 import csv
 import hashlib
 import io
+import lzma
 import re
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -22,13 +24,32 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from pressroom.kernel import Events, Progress, SourceError
+from pressroom.registry.base import is_inner_path
 from pressroom.registry.sources._space import room_for, written
 from pressroom.registry.sources.base import Found
 
 _CHUNK = 1 << 20
-_DRIVE = re.compile(r"^[A-Za-z]:")
 # More members than any model has; a directory of millions is there to keep a reader busy.
 _MOST_MEMBERS = 100_000
+# Weights shrink to a half at best. What grows to more than this, and to more than 1 GiB, is made to fill a disk.
+_MOST_GROWTH = 200
+_NO_BOMB = 1 << 30
+_RECORD = re.compile(r"[^/]+\.dist-info/RECORD")
+_MOST_RECORD = 50_000_000
+
+#: What the libraries raise when the bytes are not what they should be. RuntimeError: a zip member that is encrypted.
+DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    OSError,
+    ValueError,
+    OverflowError,
+    RuntimeError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +76,18 @@ class Archive:
 
     def __enter__(self) -> Archive:
         try:
+            most = max(_NO_BOMB, _MOST_GROWTH * self._path.stat().st_size)
+            total = 0
             for member in self._zip() if zipfile.is_zipfile(self._path) else self._tar():
+                total += member.size
                 if member.name in self.members:
                     raise self._bad(member.name, "is there twice")
                 if len(self.members) >= _MOST_MEMBERS:
                     raise self._bad(member.name, f"is one of more than {_MOST_MEMBERS}")
+                if total > most:
+                    raise self._bad(member.name, f"makes it grow to more than {_MOST_GROWTH} times its size")
                 self.members[member.name] = member
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, zlib.error, ValueError) as error:
+        except DAMAGE as error:
             self._held.close()
             raise SourceError(
                 f"{self._name} cannot be read as an archive: {error}", hint="It may be cut or altered: fetch it again."
@@ -79,7 +105,7 @@ class Archive:
         sizes and, in a wheel, against the hashes of its RECORD.
 
         Raises:
-            SourceError: a member is longer or shorter than declared, or damaged.
+            SourceError: a member is longer or shorter than declared, damaged, or not the one that RECORD names.
             StoreFullError: no room.
         """
         declared = self._record()
@@ -96,79 +122,88 @@ class Archive:
                     digest.update(chunk)
                     done += len(chunk)
                     events.emit(Progress(f"unpacking {PurePosixPath(name).name}", done, total))
-            expected = declared.get(name)
-            if expected is not None and expected != digest.hexdigest():
+            if declared is not None and declared.get(name) != digest.hexdigest():
                 local.unlink()
                 raise SourceError(
-                    f"{name} in {self._name} is not what its RECORD says: "
-                    f"SHA-256 {digest.hexdigest()}, declared {expected}",
+                    f"{name} in {self._name} is not what its RECORD says: SHA-256 {digest.hexdigest()}, declared "
+                    f"{declared.get(name, 'none')}",
                     hint="It was altered or cut: fetch it again, and do not use this copy.",
                 )
-            found.append(Found(path=path, local=local, sha256=expected))
+            found.append(Found(path=path, local=local))
         return tuple(found)
 
     def _chunks(self, member: Member) -> Iterator[bytes]:
+        """The bytes of a member, as many as it declares."""
         count = 0
         try:
             with member.open() as stream:
                 while chunk := stream.read(_CHUNK):
                     count += len(chunk)
                     if count > member.size:
-                        raise self._bad(member.name, f"is longer than the {member.size} bytes it declares")
+                        break
                     yield chunk
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, NotImplementedError) as error:
+        except DAMAGE as error:
             raise self._bad(member.name, f"is damaged: {error}") from error
         if count != member.size:
-            raise self._bad(member.name, f"has {count} bytes and declares {member.size}")
+            raise self._bad(
+                member.name, f"declares {member.size} bytes and has {'more' if count > member.size else count}"
+            )
 
     def _zip(self) -> Iterator[Member]:
         archive = self._held.enter_context(zipfile.ZipFile(self._path))
         for info in archive.infolist():
-            mode = info.external_attr >> 16
-            if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise self._bad(info.filename, "is a link or a device")
-            self._inside(info.orig_filename)
+            name = self._inside(info.orig_filename)
+            if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise self._bad(name, "is a link or a device")
             if info.is_dir():
                 continue
             if info.flag_bits & 0x1:
-                raise self._bad(info.filename, "is encrypted")
-            yield Member(info.filename, info.file_size, lambda info=info: archive.open(info))  # type: ignore[misc]
+                raise self._bad(name, "is encrypted")
+
+            def open_member(info: zipfile.ZipInfo = info) -> IO[bytes]:
+                return archive.open(info)
+
+            yield Member(name, info.file_size, open_member)
 
     def _tar(self) -> Iterator[Member]:
-        archive = self._held.enter_context(tarfile.open(self._path, "r:*"))  # noqa: SIM115  held until __exit__
+        archive = self._held.enter_context(tarfile.open(self._path, "r:*"))  # noqa: SIM115
         for info in archive:
-            self._inside(info.name)
+            if info.isdir() and info.name == ".":
+                continue
+            name = self._inside(info.name)
             if info.isdir():
                 continue
             if not info.isreg():
-                raise self._bad(info.name, "is a link or a device")
+                raise self._bad(name, "is a link or a device")
 
             def open_member(info: tarfile.TarInfo = info) -> IO[bytes]:
                 stream = archive.extractfile(info)
                 assert stream is not None, "a regular file"
                 return stream
 
-            yield Member(info.name.removeprefix("./"), info.size, open_member)
+            yield Member(name, info.size, open_member)
 
-    def _inside(self, name: str) -> None:
-        parts = PurePosixPath(name).parts
-        if not name or name.startswith("/") or "\\" in name or "\0" in name or _DRIVE.match(name) or ".." in parts:
+    def _inside(self, name: str) -> str:
+        """The name in the one plain way of writing it: `./a//b` and `a/b` are the same file."""
+        plain = str(PurePosixPath(name))
+        if not name or not is_inner_path(plain):
             raise self._bad(name, "would be written outside of it")
+        return plain
 
-    def _record(self) -> dict[str, str]:
-        """The SHA-256 hex digests that a wheel's RECORD declares; empty where this is no wheel."""
-        records = [name for name in self.members if re.fullmatch(r"[^/]+\.dist-info/RECORD", name)]
-        if len(records) != 1 or self.members[records[0]].size > 50_000_000:
-            return {}
+    def _record(self) -> dict[str, str] | None:
+        """The SHA-256 hex digests that a wheel's RECORD declares; None where this is no wheel."""
+        records = [name for name in self.members if _RECORD.fullmatch(name)]
+        if len(records) != 1 or self.members[records[0]].size > _MOST_RECORD:
+            return None
         text = b"".join(self._chunks(self.members[records[0]])).decode("utf-8", errors="replace")
         declared = {}
-        for row in csv.reader(io.StringIO(text)):
-            if len(row) >= 2 and row[1].startswith("sha256="):
-                encoded = row[1].removeprefix("sha256=")
-                try:
+        try:
+            for row in csv.reader(io.StringIO(text)):
+                if len(row) >= 2 and row[1].startswith("sha256="):
+                    encoded = row[1].removeprefix("sha256=")
                     declared[row[0]] = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).hex()
-                except ValueError as error:
-                    raise self._bad(row[0], "has a hash in RECORD that is none") from error
+        except (csv.Error, ValueError) as error:
+            raise self._bad(records[0], f"is no list of hashes: {error}") from error
         return declared
 
     def _bad(self, member: str, why: str) -> SourceError:

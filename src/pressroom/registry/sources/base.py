@@ -18,7 +18,8 @@ from pressroom.kernel import Events
 class Found:
     """One file that was brought: `path` is where it belongs in the version (relative, POSIX), `local` where it lies.
 
-    `sha256` is the hex digest its publisher declares, None where none is declared.
+    `sha256` is the hex digest that its publisher declares and the file must still be held against; None where none is
+    declared, or the source has done so itself.
     """
 
     path: str
@@ -42,7 +43,8 @@ class Fetched:
 class Order:
     """What to fetch and how: `spec` is the source without its scheme and fragment, `member` the one file wanted of it.
 
-    `workdir` survives a run that is cut and is handed to the next one, so what is there may be used again.
+    `workdir` survives a run that is cut and is handed to the next one, so what is there may be used again. Nobody else
+    works in it meanwhile.
     """
 
     spec: str
@@ -59,8 +61,9 @@ class Source(ABC):
     form: ClassVar[str] = ""
 
     @abstractmethod
-    def pinned(self, spec: str) -> bool:
-        """Whether the same text always means the same bytes, so that what is registered need not be fetched again.
+    def exact(self, spec: str, member: str | None) -> str | None:
+        """The origin that `fetch` would give, where the text always means the same bytes (a release, a commit); else
+        None. What is registered with that origin is not fetched again.
 
         Raises:
             SourceError: the text is not of this source's form.
@@ -71,7 +74,14 @@ class Source(ABC):
         """Bring the files.
 
         Raises:
-            SourceError: there is no such thing, or it is not fit (NetworkError, OfflineError among them).
+            SourceError: there is no such thing, or it is not fit. Of these, NetworkError alone says that another run
+                could go on with what lies in `workdir`.
+            OfflineError: it would need the network, and must not.
             UnsafeWeightsError: it only has files that run code when they are read.
             StoreFullError: no room in the working directory.
         """
+
+
+def with_member(origin: str, member: str | None) -> str:
+    """The origin of one file of something."""
+    return f"{origin}#{member}" if member else origin

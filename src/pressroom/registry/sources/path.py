@@ -6,10 +6,13 @@ import tarfile
 from pathlib import Path
 
 from pressroom.kernel import SourceError, did_you_mean
-from pressroom.registry.sources._archive import Archive
-from pressroom.registry.sources._choosing import chosen, relative
-from pressroom.registry.sources.base import Fetched, Found, Order, Source
-from pressroom.store import sniff
+from pressroom.registry.sources._archive import DAMAGE, Archive
+from pressroom.registry.sources._choosing import chosen
+from pressroom.registry.sources.base import Fetched, Found, Order, Source, with_member
+from pressroom.store import inspect, sniff
+
+_WEIGHTS = (".gguf", ".safetensors")
+_TARRED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 
 class Backend(Source):
@@ -17,40 +20,52 @@ class Backend(Source):
 
     form = "PATH"
 
-    def pinned(self, spec: str) -> bool:
-        return False  # the file may have changed
+    def exact(self, spec: str, member: str | None) -> str | None:
+        return None  # the file may have changed
 
     def fetch(self, order: Order) -> Fetched:
-        path = Path(order.spec).expanduser().absolute()
-        if path.is_dir():
-            return _folder(path, order)
-        if not path.exists():
-            siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        path = Path(order.spec)
+        try:
+            if path.is_dir():
+                return _folder(path, order)
+            if not path.exists():
+                siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+                raise SourceError(
+                    f"there is no file or folder {path}",
+                    hint=did_you_mean(path.name, siblings, otherwise="Check the path."),
+                    asked=order.spec,
+                )
+            if not path.is_file():
+                raise SourceError(f"{path} is neither a file nor a folder", hint="Name a file or a folder.")
+            return local_file(path, order, origin=str(path), name=path.name)
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in a path
+            said = error.strerror if isinstance(error, OSError) else error
             raise SourceError(
-                f"there is no file or folder {order.spec}",
-                hint=did_you_mean(path.name, siblings, otherwise="Check the path."),
-                asked=order.spec,
-            )
-        if not path.is_file():
-            raise SourceError(f"{order.spec} is neither a file nor a folder", hint="Name a file or a folder.")
-        return local_file(path, order, origin=str(path), name=path.name)
+                f"{path} cannot be read: {said}", hint="Check the path and its permissions.", asked=order.spec
+            ) from error
 
 
 def local_file(path: Path, order: Order, *, origin: str, name: str) -> Fetched:
-    """A file that lies here, opened where it is an archive. `name` is what it was called where it came from."""
-    try:
-        kind = sniff(path, name)
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror}", hint="Check its permissions.") from error
-    stem = Path(name).stem.removesuffix(".tar")
-    packed = kind in ("zip", "tar") or (kind in ("gzip", "bzip2", "xz") and tarfile.is_tarfile(path))
-    if packed and Path(name).suffix.lower() not in (".gguf", ".safetensors"):
+    """A file that lies here, opened where it is an archive. `name` is what it was called where it came from.
+
+    Raises:
+        SourceError: it is a damaged or hostile archive, or a member is asked of what is none.
+        UnsafeWeightsError: it is a pickle, or an archive with one in it.
+    """
+    kind = sniff(path, name)
+    if kind == "pickle":
+        inspect(path, name=name)  # says what is wrong with it, and the safe way
+    stem = _stem(name)
+    if (kind in ("zip", "tar") and not name.lower().endswith(_WEIGHTS)) or _is_compressed_tar(path, kind, name):
         with Archive(path, name=name) as archive:
             taken, left_out = chosen(archive.members, where=name, member=order.member)
-            files = archive.extract(relative(taken), order.workdir, order.events)
-        member = f"#{order.member}" if order.member else ""
-        called = Path(order.member).stem if order.member else stem
-        return Fetched(name=called, origin=origin + member, files=files, left_out=tuple(left_out))
+            files = archive.extract(taken, order.workdir, order.events)
+        return Fetched(
+            name=_stem(order.member) if order.member else stem,
+            origin=with_member(origin, order.member),
+            files=files,
+            left_out=tuple(left_out),
+        )
     if order.member is not None:
         raise SourceError(
             f"{name} is no archive: it has no file {order.member!r}", hint="Leave '#' and what follows out."
@@ -58,22 +73,42 @@ def local_file(path: Path, order: Order, *, origin: str, name: str) -> Fetched:
     return Fetched(name=stem, origin=origin, files=(Found(path=name, local=path),))
 
 
+def _stem(path: str) -> str:
+    name = path.rpartition("/")[2]
+    for ending in _TARRED:
+        if name.lower().endswith(ending):
+            return name[: -len(ending)]
+    return Path(name).stem
+
+
+def _is_compressed_tar(path: Path, kind: str, name: str) -> bool:
+    if kind not in ("gzip", "bzip2", "xz"):
+        return False
+    try:
+        return tarfile.is_tarfile(path) or name.lower().endswith(_TARRED)
+    except DAMAGE:
+        return True  # opening it says what is wrong
+
+
 def _folder(folder: Path, order: Order) -> Fetched:
     names = []
+    inside = folder.resolve()
     for path in folder.rglob("*"):
-        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+        name = path.relative_to(folder).as_posix()
+        if any(part.startswith(".") for part in name.split("/")):
+            continue
+        if path.is_symlink() and not path.resolve().is_relative_to(inside):
             raise SourceError(
                 f"{path} is a link that leaves the folder",
                 hint="Copy the file it points to into the folder, or name that file.",
                 asked=order.spec,
             )
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            names.append(path.relative_to(folder).as_posix())
+        if path.is_file():
+            names.append(name)
     taken, left_out = chosen(names, where=str(folder), member=order.member)
-    member = f"#{order.member}" if order.member else ""
     return Fetched(
-        name=Path(order.member).stem if order.member else folder.name,
-        origin=f"{folder}{member}",
-        files=tuple(Found(path=path, local=folder / name) for name, path in relative(taken).items()),
+        name=_stem(order.member) if order.member else folder.name,
+        origin=with_member(str(folder), order.member),
+        files=tuple(Found(path=path, local=folder / name) for name, path in taken.items()),
         left_out=tuple(left_out),
     )

