@@ -178,3 +178,18 @@ def test_serve_ends_with_zero_on_a_signal(workspace: Workspace) -> None:
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 0
     process.stdout.close()
+
+
+def test_deploying_again_what_failed_tries_it_anew(workspace: Workspace) -> None:
+    from pressroom.cli.serving import make_wish
+
+    deployments = Deployments(workspace)
+    with Server(workspace):
+        failing = deployments.put("parrot", ref="parrot:1", digest="", engine="echo", options={"nonsense": 1})
+        with pytest.raises(DeployError, match="nonsense"):
+            wait_until(deployments, failing, Phase.READY, timeout_s=60)
+        again = make_wish(workspace, "parrot:1", engine="echo", options={"nonsense": 1})
+        assert again.generation > failing.generation
+        good = make_wish(workspace, "parrot:1", engine="echo")
+        wait_until(deployments, good, Phase.READY, timeout_s=60)
+        assert make_wish(workspace, "parrot:1", engine="echo").generation == good.generation

@@ -72,35 +72,32 @@ def make_wish(
     engine: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> Deployment:
-    """Write the wish to serve `ref`, after checking that the version is there and its engine exists."""
-    from pressroom.deploy import Deployments
+    """Write the wish to serve `ref`, after checking that the version is there and its engine can run it.
+
+    The same wish again changes nothing, unless it failed: then it is tried anew.
+    """
+    from pressroom.deploy import Deployments, Phase, check_format
     from pressroom.engines import engine_class
-    from pressroom.kernel import CapabilityError, Ref
+    from pressroom.kernel import Ref
     from pressroom.registry import Registry
 
     engine = engine or workspace.settings.engine
     kind = engine_class(engine)
-    if not kind.formats:  # an engine without weights (echo) answers for any reference
-        parsed = Ref.parse(ref)
-        return Deployments(workspace).put(
-            name or parsed.name, ref=str(parsed), digest="", engine=engine, options=options
-        )
-    version = Registry(workspace).get(ref)
-    found = version.metadata.get("format", version.kind)
-    if found not in kind.formats:
-        raise CapabilityError(
-            f"the engine {engine!r} cannot run {version.name}:{version.number}: its format is {found}",
-            hint=f"{engine} loads {', '.join(kind.formats)}.",
+    deployments = Deployments(workspace)
+    if kind.formats:
+        version = Registry(workspace).get(ref)
+        check_format(version, engine, kind)
+        wish = deployments.put(
+            name or version.name,
+            ref=f"{version.name}:{version.number}",
+            digest=version.digest,
             engine=engine,
-            format=found,
+            options=options,
         )
-    return Deployments(workspace).put(
-        name or version.name,
-        ref=f"{version.name}:{version.number}",
-        digest=version.digest,
-        engine=engine,
-        options=options,
-    )
+    else:  # an engine without weights (echo) answers for any reference
+        parsed = Ref.parse(ref)
+        wish = deployments.put(name or parsed.name, ref=str(parsed), digest="", engine=engine, options=options)
+    return deployments.retry(wish.name) if deployments.observed(wish).phase is Phase.FAILED else wish
 
 
 @click.command(epilog="Example: press serve --port 9000")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pressroom.deploy.base import Cluster, Deployment, Observed, Phase, Replica, Running, log_file
+from pressroom.deploy.base import Cluster, Deployment, Observed, Phase, Replica, Running, check_format, log_file
 
 if TYPE_CHECKING:
     from pressroom.deploy.deployments import Deployments
@@ -21,6 +21,7 @@ __all__ = [
     "Running",
     "Server",
     "ServerInfo",
+    "check_format",
     "log_file",
     "running_server",
     "start_detached",

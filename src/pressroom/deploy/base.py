@@ -13,8 +13,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pressroom.engines.base import Capabilities
-from pressroom.kernel import Workspace
+from pressroom.engines.base import Capabilities, Engine
+from pressroom.kernel import CapabilityError, Workspace
+from pressroom.registry.base import Version
 
 
 class Phase(StrEnum):
@@ -112,3 +113,15 @@ class Cluster(ABC):
 def log_file(logs: Path, name: str) -> Path:
     """Where the engine of a deployment writes; the namespace of a name becomes part of the file's name."""
     return logs / f"{name.replace('/', '--')}.log"
+
+
+def check_format(version: Version, engine: str, kind: type[Engine]) -> None:
+    """Raise CapabilityError where an engine does not load this kind of weights."""
+    found = str(version.metadata.get("format", version.kind))
+    if kind.formats and found not in kind.formats:
+        raise CapabilityError(
+            f"the engine {engine!r} cannot run {version.name}:{version.number}: its format is {found}",
+            hint=f"{engine} loads {', '.join(kind.formats)}.",
+            engine=engine,
+            format=found,
+        )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from pressroom.deploy.base import Cluster, Deployment, Phase, Replica, Running, log_file
+from pressroom.deploy.base import Cluster, Deployment, Phase, Replica, Running, check_format, log_file
 from pressroom.engines import Capabilities, Engine, EngineSpec, Standing, Supervisor, create, engine_class
-from pressroom.kernel import CapabilityError, Ref
+from pressroom.kernel import Ref
 from pressroom.registry import Registry
 
 
@@ -21,14 +21,7 @@ class Backend(Cluster):
         if kind.formats:
             registry = Registry(self.workspace)
             version = registry.get(Ref(Ref.parse(wish.ref).name, None, wish.digest))
-            found = str(version.metadata.get("format", version.kind))
-            if found not in kind.formats:
-                raise CapabilityError(
-                    f"the engine {wish.engine!r} cannot run {wish.ref}: its format is {found}",
-                    hint=f"{wish.engine} loads {', '.join(kind.formats)}.",
-                    engine=wish.engine,
-                    format=found,
-                )
+            check_format(version, wish.engine, kind)
             model = registry.materialise(version)
         options = dict(wish.options)
         spec = EngineSpec(
