@@ -84,7 +84,7 @@ def test_names_that_look_like_something_else(
     Path("pypi:x y").write_bytes(gguf_bytes())
     with pytest.raises(SourceError, match="not a package"):
         pull(workspace, "pypi:x y")
-    assert pull(workspace, "./pypi:x y", name="m").number == 1
+    assert pull(workspace, "./pypi:x y", name="other").number == 1
 
 
 def test_a_folder(workspace: Workspace, tmp_path: Path) -> None:

@@ -209,19 +209,9 @@ def test_a_full_disk(tmp_path: Path, index: Path) -> None:
         ]
         # In a mount namespace of its own: the small disk is gone with the process.
         command = 'mount -t tmpfs -o size=3m tmpfs "$3" && exec "$0" -c "$1" "${@:3}"'
+        script = [sys.executable, _ON_A_SMALL_DISK, "", str(disk), str(tmp_path / "fits.gguf"), *sources]
         ran = subprocess.run(
-            [
-                *unshare,
-                "bash",
-                "-c",
-                command,
-                sys.executable,
-                _ON_A_SMALL_DISK,
-                "",
-                str(disk),
-                str(tmp_path / "fits.gguf"),
-            ]
-            + sources,
+            [*unshare, "bash", "-c", command, *script],
             capture_output=True,
             text=True,
             check=False,

@@ -225,5 +225,5 @@ def test_two_pulls_of_one_source_take_turns(workspace: Workspace, index: Path) -
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 3 and len(set(v.digest for v in found)) == 1
+    assert len(found) == 3 and len({v.digest for v in found}) == 1
     assert len(Registry(workspace).list()) == 1
