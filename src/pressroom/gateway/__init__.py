@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pressroom.gateway.routes import Route, RouteTable
+from pressroom.kernel.lazy import lazily as _lazily
 
 if TYPE_CHECKING:
     from pressroom.gateway.app import Gateway
@@ -13,12 +14,4 @@ if TYPE_CHECKING:
 __all__ = ["Gateway", "Route", "RouteTable", "serve"]
 
 # Where each name is that needs the HTTP libraries: loaded when used.
-_LAZY = {"Gateway": "app", "serve": "server"}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        from importlib import import_module
-
-        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = _lazily(__name__, {"Gateway": "app", "serve": "server"})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pressroom.kernel.lazy import lazily as _lazily
 from pressroom.registry.base import KINDS, Figure, FileEntry, Version, manifest_digest
 
 if TYPE_CHECKING:
@@ -25,18 +26,13 @@ __all__ = [
 ]
 
 # Where each name is that needs the database: loaded when used.
-_LAZY = {
-    "Registry": "registry",
-    "name_for": "pulling",
-    "pull": "pulling",
-    "read_text": "text",
-    "source_names": "pulling",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        from importlib import import_module
-
-        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = _lazily(
+    __name__,
+    {
+        "Registry": "registry",
+        "name_for": "pulling",
+        "pull": "pulling",
+        "read_text": "text",
+        "source_names": "pulling",
+    },
+)
