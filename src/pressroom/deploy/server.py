@@ -6,6 +6,7 @@ It runs in a thread of the process that starts it (`press up`, `press serve`), o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -201,6 +202,8 @@ def stop_server(workspace: Workspace) -> bool:
     deadline = time.monotonic() + _STOP_S
     while time.monotonic() < deadline:
         if workspace.lock_holder(SERVER_LOCK) is None:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)  # where this very process started it, nobody else would
             return True
         time.sleep(0.05)
     raise DeployError(
