@@ -19,7 +19,8 @@ import pytest
 from pressroom.engines import EngineSpec, create
 from pressroom.kernel import GatewaySettings
 from pressroom.testing.gateway import GatewayThread
-from tests.gateway.conftest import HEAD, STREAM, Client, Echoes, Script, chat, chunk, post, route_to, until
+
+from .engines_and_clients import HEAD, STREAM, Client, Echoes, Script, chat, chunk, post, route_to, until
 
 MakeScript = Callable[..., Script]
 MESSAGES: Any = [{"role": "user", "content": "hello big world"}]

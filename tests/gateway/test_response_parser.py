@@ -1,7 +1,8 @@
-"""However the bytes of a response are cut, the result is the same; what is no response is an error, and never a hang."""
+"""However the bytes of a response are cut, the result is the same; what is no response is an error, never a hang."""
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -45,7 +46,7 @@ def read(*pieces: bytes, eof: bool = False) -> tuple[str, int, bytes]:
 
 def cut(data: bytes, at: list[int]) -> list[bytes]:
     places = sorted({place % (len(data) + 1) for place in at} | {0, len(data)})
-    return [data[a:b] for a, b in zip(places, places[1:], strict=False) if a < b]
+    return [data[a:b] for a, b in itertools.pairwise(places) if a < b]
 
 
 @st.composite

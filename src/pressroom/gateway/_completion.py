@@ -135,8 +135,8 @@ class Completion(Call):
         assert head is not None
         if self._streaming:
             tail = self._tail()
-            if not tail.rstrip().endswith(_DONE) and b'"error"' not in tail:
-                self.on_failed(Failure.CUT, "its stream ended without [DONE]")
+            if not tail.rstrip().endswith(_DONE) and b'"error":' not in tail:
+                self.on_failed(Failure.CUT, "its stream ended before it was complete")
                 return
             self._leave(200, tail)
             self._client.end_stream()

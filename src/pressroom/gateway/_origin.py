@@ -12,6 +12,7 @@ import ipaddress
 from pressroom.gateway.problems import Problem
 
 _REMEMBERED = 1_024
+_REMEMBERED_LENGTH = 256
 
 
 def is_loopback(host: str) -> bool:
@@ -56,9 +57,10 @@ class OriginGuard:
                 f"Requests from web pages of {_shown(origin)} are refused.",
                 code="origin_not_allowed",
             )
-        if len(self._known) >= _REMEMBERED:
-            self._known.clear()
-        self._known.add((host, origin))
+        if len(host or b"") + len(origin or b"") <= _REMEMBERED_LENGTH:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known.add((host, origin))
         return None
 
 

@@ -113,6 +113,7 @@ _HEAD, _LENGTH, _SIZE_LINE, _CHUNK, _CHUNK_END, _TRAILER, _UNTIL_EOF, _DONE = (i
 _heads: dict[bytes, Head] = {}
 _sizes: dict[bytes, int] = {}
 _CACHE_LIMIT = 1_024
+_REMEMBERED_HEAD = 2_048
 
 
 class ResponseParser:
@@ -197,7 +198,8 @@ class ResponseParser:
             head = Head(block)
             if len(_heads) >= _CACHE_LIMIT:
                 _heads.clear()
-            _heads[block] = head
+            if len(block) <= _REMEMBERED_HEAD:
+                _heads[block] = head
         if head.status < 200:
             if head.status == 101:
                 raise MalformedResponse("it wants to change the protocol")
@@ -228,8 +230,16 @@ class ResponseParser:
         self._sink.on_data(data)
 
     def _take_chunks(self, data: bytes, at: int) -> None:
-        """Take the framing off; what one read brought goes to the sink in one piece."""
+        """Take the framing off; what one read brought goes to the sink in one piece, also when an error follows."""
         pieces: list[bytes] = []
+        try:
+            self._unframe(data, at, pieces)
+        finally:
+            if pieces:
+                assert self._sink is not None
+                self._sink.on_data(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+    def _unframe(self, data: bytes, at: int, pieces: list[bytes]) -> None:
         part, left, end = self._part, self._left, len(data)
         while at < end:
             if part == _SIZE_LINE:
@@ -281,9 +291,6 @@ class ResponseParser:
                 self.overrun = True
                 break
         self._part, self._left = part, left
-        if pieces:
-            assert self._sink is not None
-            self._sink.on_data(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
 
 def _chunk_size(line: bytes) -> int:

@@ -151,9 +151,10 @@ class Gateway:
         return beyond(fields, endpoint, route.capabilities)
 
     def _no_model(self, name: str) -> Problem:
+        name = name[:200]  # comparing takes time that grows with the length
         known = [route.model for route in self._routes.all()]
         hint = did_you_mean(name, known, otherwise=f"There are: {', '.join(known[:20])}." if known else "")
-        message = f"The model `{name[:200]}` does not exist. {hint}".strip()
+        message = f"The model `{name}` does not exist. {hint}".strip()
         return Problem(404, message, code="model_not_found")
 
     def _refuse_completion(

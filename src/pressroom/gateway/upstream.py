@@ -21,6 +21,8 @@ _TICK_S = 0.25
 _UNCLAIMED_S = 5.0
 # A pooled connection is given up this long before the engine says it would close it.
 _IDLE_MARGIN_S = 1.0
+# Below this a copy costs less than a second buffer does on its way through the event loop.
+_JOINED = 65_536
 _NEVER = float("inf")
 
 
@@ -103,7 +105,10 @@ class EngineConnection(asyncio.Protocol):
         self._heard = False
         self._silent_until = self._pool.silence_ends
         self._parser.start(call)
-        self._transport.writelines((head, body))
+        if len(body) < _JOINED:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body))
 
     def pause(self) -> None:
         """Read no more until `resume`: the engine feels it through TCP."""

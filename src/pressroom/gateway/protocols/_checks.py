@@ -46,6 +46,12 @@ def unsupported(param: str, what: str) -> Problem:
     return Problem(400, f"Unsupported parameter: {what}", param=param, code="unsupported_parameter")
 
 
+def unknown(param: str, key: str) -> Problem:
+    """An object has a key that it cannot have."""
+    name = f"{param}.{key[:200]}"
+    return Problem(400, f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
+
+
 def kept(param: str, value: Any) -> Problem | None:
     """Any value: the engine checks it."""
     return None

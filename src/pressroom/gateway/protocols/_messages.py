@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pressroom.gateway.problems import Problem
-from pressroom.gateway.protocols._checks import missing, unsupported, wrong_type, wrong_value
+from pressroom.gateway.protocols._checks import missing, unknown, unsupported, wrong_type, wrong_value
 
 _ROLES = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
 _USUAL = {"role", "content"}
@@ -48,7 +48,7 @@ def _message(param: str, message: Any) -> Problem | None:
         return wrong_type(param, message, "an object")
     for key in message:
         if key not in _KEYS:
-            return wrong_value(f"{param}.{key}", f"Unknown parameter: '{param}.{key}'.", "unknown_parameter")
+            return unknown(param, key)
     role = message.get("role")
     if role is None:
         return missing(f"{param}.role")

@@ -44,7 +44,7 @@ def _stream_options(param: str, value: Any) -> Problem | None:
         return None if value is None else check.wrong_type(param, value, "an object")
     for key, flag in value.items():
         if key not in ("include_usage", "include_obfuscation"):
-            return check.wrong_value(f"{param}.{key}", f"Unknown parameter: '{param}.{key}'.", "unknown_parameter")
+            return check.unknown(param, key)
         if type(flag) is not bool and flag is not None:
             return check.wrong_type(f"{param}.{key}", flag, "a boolean")
     if value.get("include_obfuscation"):
@@ -52,13 +52,17 @@ def _stream_options(param: str, value: Any) -> Problem | None:
     return None
 
 
+_BIAS = check.number(-100, 100)
+
+
 def _logit_bias(param: str, value: Any) -> Problem | None:
     if type(value) is not dict:
         return None if value is None else check.wrong_type(param, value, "an object")
     for token, bias in value.items():
-        problem = check.number(-100, 100)(f"{param}.{token}", bias)
+        name = f"{param}.{token[:200]}"
+        problem = _BIAS(name, bias)
         if problem is not None or bias is None:
-            return problem or check.wrong_type(f"{param}.{token}", bias, "a decimal")
+            return problem or check.wrong_type(name, bias, "a decimal")
     return None
 
 
