@@ -398,3 +398,27 @@ def test_a_long_stream_keeps_its_figures_and_no_memory(echo: Echoes) -> None:
         until(lambda: series.generation_tokens == 20_000)
         assert series.prompt_tokens == 3 and sum(series.first_tokens.counts) == 1
         assert process.memory_info().rss - before < 200 * 2**20  # the test's own copies of 4 MB among it
+
+
+@pytest.mark.parametrize(
+    ("came", "goes"),
+    [
+        (b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n', b'{"role":"assistant","content":"x"}'),
+        (b'data: {"choices":[{"delta":{}}]}\n\n', b'"delta":{"role":"assistant"}'),
+        (
+            b'data: {"choices":[{"delta":{"role":"assistant","content":null}}]}\n\n',
+            b'{"role":"assistant","content":null}',
+        ),
+        (b'data: {"choices":[{"delta":{"content":"\\"role\\""}}]}\n\n', b'{"role":"assistant","content":"\\"role\\""}'),
+        (b'data: {"error":{"message":"no"}}\n\n', b'data: {"error":{"message":"no"}}\n\n'),
+    ],
+)
+def test_the_first_delta_has_the_role(script: MakeScript, came: bytes, goes: bytes) -> None:
+    frames = chunk(came) + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+    engine = script(lambda c: c.sendall(STREAM + frames))
+    with GatewayThread(route_to(engine.port)) as gateway, Client(gateway.port) as client:
+        client.send(post(chat(stream=True)))
+        _, _, body = client.response()
+        assert goes in body
+        assert body.count(b'"role":"assistant"') == (b'"error"' not in came)
+        assert body.endswith(b"data: [DONE]\n\n")

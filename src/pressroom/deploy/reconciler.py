@@ -84,7 +84,8 @@ class Reconciler:
     def ready(self) -> bool:
         """Whether every deployment that should run has a copy that answers."""
         return all(
-            entry.live is not None and entry.live.running().phase is Phase.READY for entry in self._entries.values()
+            entry.live is not None and entry.live.running().phase is Phase.READY
+            for entry in list(self._entries.values())  # a copy: it is asked from the gateway's thread
         )
 
     def _run(self) -> None:

@@ -26,6 +26,7 @@ _TAIL_LIMIT = 65_536
 _DONE = b"data: [DONE]"
 _HEADER_SAFE = re.compile(r"[\x21-\x7e]{1,128}")
 _CLIENT_GONE = 499
+_DELTA = b'"delta":{'
 
 
 class Prepared:
@@ -122,6 +123,8 @@ class Completion(Call):
         if self._streaming:
             if not self._first:
                 self._first = perf_counter()
+                if self._endpoint is CHAT:
+                    data = with_role(data)
             self._client.send_piece(data)
             if self._size > _TAIL_LIMIT:
                 self._pieces = [self._tail()]
@@ -209,3 +212,17 @@ def _problem(failure: Failure, detail: str) -> Problem:
     if failure is Failure.SILENT:
         return server_error(504, f"The engine was too slow: {detail}.", code="engine_timeout")
     return server_error(502, f"The engine failed: {detail}.", code="engine_error")
+
+
+def with_role(data: bytes) -> bytes:
+    """The beginning of a chat stream with a role in its first delta, as the protocol has it.
+
+    llama.cpp leaves the role out where the first token is only part of a character (an emoji, most of Chinese).
+    """
+    frame = data[: data.find(b"\n\n")]
+    place = frame.find(_DELTA)
+    if place < 0 or b'"role"' in frame:
+        return data
+    place += len(_DELTA)
+    comma = b"" if data[place : place + 1] == b"}" else b","
+    return data[:place] + b'"role":"assistant"' + comma + data[place:]
