@@ -141,3 +141,20 @@ def test_the_workspace_is_found_from_below(workspace: Path, capsys: pytest.Captu
     os.chdir(below)
     assert run(["list"]) == 0
     assert not (below / ".pressroom").exists()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a device that is full")
+def test_a_full_disk_under_the_output_is_no_fault_of_ours() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "pressroom", "list"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert "No space left" in done.stderr and "fault of Pressroom" not in done.stderr
+
+
+def test_data_is_not_measured(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workspace / "text.txt").write_text("To be, or not to be")
+    assert run(["pull", "text.txt", "--data", "--as", "text"]) == 0
+    assert run(["measure", "text"]) == 1
+    assert "only weights are measured" in capsys.readouterr().err

@@ -119,6 +119,8 @@ def _report(error: Exception, *, as_json: bool) -> int:
 
     if isinstance(error, PressroomError):
         record = error.as_dict()
+    elif isinstance(error, OSError):  # a terminal or a file that output goes to, most of all
+        record = {"code": "os", "message": str(error), "hint": "Check the disk, and where the output goes."}
     else:
         record = {
             "code": "internal",

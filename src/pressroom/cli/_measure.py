@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from pressroom.kernel import Ref, Workspace
+from pressroom.kernel import CapabilityError, Ref, Workspace
 from pressroom.registry.base import Version
 
 
@@ -19,6 +19,12 @@ def fill_sheet(workspace: Workspace, ref: Ref | str, *, again: bool = False, win
     settings = workspace.settings
     registry = Registry(workspace)
     version = registry.get(ref)
+    if version.kind == "data":
+        raise CapabilityError(
+            f"{version.name}:{version.number} is data, and only weights are measured",
+            hint="`press list` shows which versions are weights.",
+            ref=str(version.ref),
+        )
     # One measurement at a time: two would slow each other and both be wrong.
     with workspace.lock("measure", purpose=f"measure {version.name}:{version.number}", wait_s=None):
         version = registry.get(version.ref)

@@ -153,7 +153,7 @@ def ps(as_json: bool) -> None:
                 wish.name,
                 wish.ref,
                 wish.engine,
-                seen.phase.value + (f" ({seen.detail})" if seen.detail and seen.phase.value != "ready" else ""),
+                seen.phase.value,
                 str(seen.pid or ""),
                 human_bytes(seen.memory_bytes) if seen.memory_bytes else "",
                 str(seen.restarts),
@@ -162,6 +162,9 @@ def ps(as_json: bool) -> None:
             for wish, seen in pairs
         ]
         table(["NAME", "REF", "ENGINE", "STATE", ">PID", ">MEMORY", ">RESTARTS", "SINCE"], rows)
+        for wish, seen in pairs:
+            if seen.detail:
+                click.echo(f"{wish.name}: {seen.detail}")
 
 
 @click.command(epilog="Example: press logs smollm2 -n 20")

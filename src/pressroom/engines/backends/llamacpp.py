@@ -65,7 +65,7 @@ def main() -> None:
         server = xllamacpp.Server(params)
     except RuntimeError:
         child.failed(
-            f"llama.cpp cannot load {model.name}",
+            f"llama.cpp cannot load the model of {spec['name']!r}",
             hint="Take a newer llama.cpp for a newer architecture (`pip install --upgrade xllamacpp`), or less context "
             "or fewer slots where memory is short.",
         )
@@ -102,7 +102,7 @@ def _params(xllamacpp: Any, spec: dict[str, Any], model: Path) -> Any:
     context = int(spec["context"]) or default_context(trained)
     if trained and context > trained:
         child.failed(
-            f"a context of {context} tokens was asked for, and {model.name} was trained with {trained}",
+            f"a context of {context} tokens was asked for, and the model was trained with {trained}",
             hint=f"Ask for at most {trained}.",
         )
     slots = int(spec["slots"])
