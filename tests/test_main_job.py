@@ -234,7 +234,7 @@ def test_killed_at_fifty_random_moments(tmp_path: Path, environment: dict[str, s
     whole.mkdir()
     began = time.monotonic()
     finished(up(whole, environment, "--once"))
-    takes = time.monotonic() - began
+    takes = min(time.monotonic() - began, 15.0)  # on a machine that does other work, too, it must have an end
 
     for round_number in range(5):
         root = tmp_path / f"round-{round_number}"

@@ -135,7 +135,7 @@ def test_doctor_fails_when_something_must_be_mended(
 
 
 def test_the_workspace_is_found_from_below(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Workspace.open(workspace, environ={})
+    Workspace.open(workspace, environ={}).close()
     below = workspace / "a" / "b"
     below.mkdir(parents=True)
     os.chdir(below)

@@ -31,7 +31,8 @@ def test_the_same_wish_again_is_no_new_generation(deployments: Deployments) -> N
 
 def test_wishes_outlive_the_process(workspace: Workspace, deployments: Deployments) -> None:
     wish = deployments.put("org/chat", ref="m:1", digest="sha256-aa", engine="echo", options={"a": [1, "ü"]})
-    assert Deployments(Workspace.open(workspace.root, environ={})).list() == [wish]
+    with Workspace.open(workspace.root, environ={}) as again:
+        assert Deployments(again).list() == [wish]
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../up", "-x", "a/b/c", "x" * 200])
