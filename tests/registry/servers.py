@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,8 +25,6 @@ class File:
     #: How many bytes of an answer are sent before the connection is cut; one number an answer, then no cuts.
     cuts: list[int] = field(default_factory=list)
     length: bool = True
-    #: The length that is said, where it is not the true one.
-    claims: int | None = None
     ranges: bool = True
     #: Instead of cutting the connection, keep it and send no more.
     hang: bool = False
@@ -68,14 +65,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         body = file.content[begin:]
         self.send_response(status)
         if file.length:
-            self.send_header("Content-Length", str(len(body) if file.claims is None else file.claims))
+            self.send_header("Content-Length", str(len(body)))
         if status == 206:
             self.send_header("Content-Range", f"bytes {begin}-{len(file.content) - 1}/{len(file.content)}")
         if file.etag is not None:
             self.send_header("ETag", file.etag)
         for name, value in file.headers.items():
             self.send_header(name, value)
-        if not file.length or file.claims is not None:
+        if not file.length:
             self.send_header("Connection", "close")
         self.end_headers()
         if self.command == "HEAD":
@@ -90,7 +87,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 time.sleep(0.01)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
-        if not file.length or file.claims is not None:
+        if not file.length:
             self.close_connection = True
 
     do_HEAD = do_GET
@@ -99,14 +96,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
-def _serving(
-    answer: Callable[[str, str, dict[str, str]], File], asked: list[Any], tls: ssl.SSLContext | None = None
-) -> Iterator[str]:
+def _serving(answer: Callable[[str, str, dict[str, str]], File], asked: list[Any]) -> Iterator[str]:
     handler = type("Handler", (_Handler,), {"answer": staticmethod(answer), "asked": asked})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
-    if tls is not None:
-        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
@@ -118,7 +111,7 @@ def _serving(
 
 
 @contextmanager
-def site(files: dict[str, File] | None = None, *, tls: ssl.SSLContext | None = None) -> Iterator[Site]:
+def site(files: dict[str, File] | None = None) -> Iterator[Site]:
     """A web server with these files, which may change while it runs."""
     known = {} if files is None else files
     asked: list[tuple[str, str, dict[str, str]]] = []
@@ -126,7 +119,7 @@ def site(files: dict[str, File] | None = None, *, tls: ssl.SSLContext | None = N
     def answer(_method: str, path: str, _headers: dict[str, str]) -> File:
         return known.get(urlsplit(path).path, File(b"not here", status=404))
 
-    with _serving(answer, asked, tls) as url:
+    with _serving(answer, asked) as url:
         yield Site(url, known, asked)
 
 
@@ -142,8 +135,6 @@ class Hub:
     code: str = ""
     #: What a file is on its way, where that is not what the list declares.
     altered: dict[str, bytes] = field(default_factory=dict)
-    #: Files that are answered with 503.
-    down: set[str] = field(default_factory=set)
 
     def downloaded(self) -> list[str]:
         return [path.rpartition("/")[2] for method, path, _ in self.asked if method == "GET" and "/resolve/" in path]
@@ -175,8 +166,6 @@ def hub(files: dict[str, bytes]) -> Iterator[Hub]:
         revision, _, name = rest.partition("/")
         if repository != "org/tiny" or revision != running.commit or name not in running.files:
             return refused(404, "EntryNotFound")
-        if name in running.down:
-            return refused(503, "")
         digest = hashlib.sha256(running.files[name]).hexdigest()
         content = running.altered.get(name, running.files[name])
         return File(content, etag=f'"{digest}"', headers={"X-Repo-Commit": running.commit})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from pressroom.kernel import (
     UnsafeWeightsError,
     Workspace,
 )
-from pressroom.registry import Registry, pull
+from pressroom.registry import pull
 
 from .servers import Hub, hub
 from .test_path_source import notes, nothing_kept
@@ -163,50 +162,3 @@ def test_a_full_disk(workspace: Workspace, served: Hub, monkeypatch: pytest.Monk
     with pytest.raises(StoreFullError):
         pull(workspace, "hf:org/tiny")
     assert nothing_kept(workspace)
-
-
-def test_a_hub_that_fails_between_two_files(workspace: Workspace, served: Hub) -> None:
-    served.down.add("model.safetensors")
-    with pytest.raises(NetworkError, match="503") as caught:
-        pull(workspace, "hf:org/tiny")
-    assert caught.value.hint and Registry(workspace).list() == []
-    before = served.downloaded()
-    assert "config.json" in before
-    served.down.clear()
-    assert pull(workspace, "hf:org/tiny").number == 1
-    # What came whole is not fetched again.
-    again = served.downloaded()[len(before) :]
-    assert "config.json" not in again and "model.safetensors" in again
-    assert list(workspace.path("tmp").iterdir()) == []
-
-
-def test_a_hub_that_asks_to_wait(workspace: Workspace, served: Hub) -> None:
-    served.status = 429
-    with pytest.raises(NetworkError, match="429"):
-        pull(workspace, "hf:org/tiny")
-    assert nothing_kept(workspace)
-
-
-def test_names_of_a_hub_are_shown_without_what_a_terminal_obeys(workspace: Workspace, served: Hub) -> None:
-    served.files.clear()
-    served.files |= {"a\x1b[2J.gguf": gguf_bytes(), "b\u202e.gguf": gguf_bytes(seed=1)}
-    with pytest.raises(SourceError) as caught:
-        pull(workspace, "hf:org/tiny")
-    assert caught.value.hint.isprintable() and "\\x1b" in caught.value.hint
-    with pytest.raises(SourceError) as caught:
-        pull(workspace, "hf:org/tiny#a\x1b[2J.gguf")
-    assert caught.value.message.isprintable()
-    assert served.downloaded() == [] and nothing_kept(workspace)
-
-
-def test_several_shards(workspace: Workspace, served: Hub) -> None:
-    def shard(name: str) -> bytes:
-        header = json.dumps({name: {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
-        return len(header).to_bytes(8, "little") + header + b"\0" * 16
-
-    del served.files["model.safetensors"]
-    names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
-    served.files |= {name: shard(tensor) for tensor, name in names.items()}
-    served.files["model.safetensors.index.json"] = json.dumps({"metadata": {}, "weight_map": names}).encode()
-    version = pull(workspace, "hf:org/tiny")
-    assert set(names.values()) < {f.path for f in version.files} and version.metadata["parameters"] == 8

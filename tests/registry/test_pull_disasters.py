@@ -13,10 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pressroom.kernel import NetworkError, PressroomError, Workspace
+from pressroom.kernel import NetworkError, Workspace
 from pressroom.registry import Registry, pull
-from pressroom.store import Blob
-from pressroom.store.backends.file import Backend as FileStore
 
 from .servers import File, site
 from .weights import gguf_bytes, model_folder, safetensors_bytes, wheel
@@ -156,64 +154,6 @@ def test_a_removal_beside_a_pull_of_the_same_bytes(workspace: Workspace, tmp_pat
     registry.store.verify(version.files[0].blob)
 
 
-class _Losing(FileStore):
-    """A store in which somebody else collects what was just put and is not registered yet."""
-
-    losses = 0
-
-    def put_file(self, path: Path, *, expected: str | None = None) -> Blob:
-        blob = super().put_file(path, expected=expected)
-        if type(self).losses:
-            type(self).losses -= 1
-            self.delete(blob.digest)
-        return blob
-
-
-@pytest.mark.parametrize("what", ["file", "folder", "text"])
-def test_bytes_that_are_collected_before_they_are_registered_are_put_again(
-    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
-    monkeypatch.setattr("pressroom.store.backends.file.Backend", _Losing)
-    (tmp_path / "file").write_bytes(gguf_bytes())
-    model_folder(tmp_path / "folder")
-    (tmp_path / "text").write_text("To be", encoding="utf-8")
-    monkeypatch.setattr(_Losing, "losses", 1)
-    version = pull(workspace, str(tmp_path / what), as_data=what == "text")
-    assert _Losing.losses == 0
-    registry = Registry(workspace)
-    assert registry.holds(version) and len(list(registry.store.list())) == len(version.files)
-
-
-def test_bytes_that_are_always_collected_end_in_an_error(
-    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pressroom.store.backends.file.Backend", _Losing)
-    monkeypatch.setattr(_Losing, "losses", 1_000_000)
-    with pytest.raises(PressroomError) as caught:
-        pull(workspace, str(model_folder(tmp_path / "m")))
-    assert caught.value.hint
-    registry = Registry(workspace)
-    assert registry.list() == [] and list(registry.store.list()) == []
-
-
-def test_a_database_that_fails_leaves_no_bytes(
-    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "m.gguf").write_bytes(gguf_bytes())
-    registry = Registry(workspace)
-    with workspace.database.begin() as connection:
-        connection.exec_driver_sql(
-            "CREATE TRIGGER full BEFORE INSERT ON version_files BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
-        )
-    with pytest.raises(Exception, match="disk is full"):
-        pull(workspace, str(tmp_path / "m.gguf"))
-    assert registry.list() == []
-    with workspace.database.begin() as connection:
-        connection.exec_driver_sql("DROP TRIGGER full")
-    assert pull(workspace, str(tmp_path / "m.gguf")).number == 1
-    assert_whole(workspace.root)
-
-
 def test_what_was_given_up_is_removed_some_day(workspace: Workspace, tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(gguf_bytes())
     old, young, busy = (workspace.path("tmp", f"pull-{name}") for name in ("old", "young", "busy"))
@@ -255,8 +195,6 @@ def test_a_full_disk(tmp_path: Path, index: Path) -> None:
     big = safetensors_bytes(elements=1 << 20)  # 4 MiB
     (tmp_path / "big.safetensors").write_bytes(big)
     (tmp_path / "fits.gguf").write_bytes(gguf_bytes())
-    folder = model_folder(tmp_path / "folder")  # its small files fit, the big one comes last
-    (folder / "model.safetensors").write_bytes(big)
     wheel(index, "llm-big", "1.0", {"m.gguf": gguf_bytes(elements=1 << 20)})
     wheel(index, "llm-noise", "1.0", {"m.gguf": os.urandom(4 << 20)})
     disk = tmp_path / "disk"
@@ -264,7 +202,6 @@ def test_a_full_disk(tmp_path: Path, index: Path) -> None:
     with site({"/big.gguf": File(big), "/endless.gguf": File(big, length=False)}) as web:
         sources = [
             str(tmp_path / "big.safetensors"),
-            str(folder),
             "pypi:llm-big",
             "pypi:llm-noise",
             f"{web.url}/big.gguf",

@@ -71,21 +71,6 @@ class Version:
         return next((figure for figure in self.sheet if figure.name == name), None)
 
 
-# As long as the database takes, and one part as long as file systems do.
-_MOST_PATH = 500
-_MOST_PART = 255
-
-
-def is_file_path(path: str) -> bool:
-    """Whether a file of a version may have this path: it stays inside, and any file system and database can keep it."""
-    return (
-        is_inner_path(path)
-        and re.search(r"[\ud800-\udfff]", path) is None
-        and len(path) <= _MOST_PATH
-        and all(len(part.encode()) <= _MOST_PART for part in path.split("/"))
-    )
-
-
 def is_inner_path(path: str) -> bool:
     """Whether a file of this path stays inside the directory it is put in, and is written in the one plain way."""
     return (
@@ -93,7 +78,7 @@ def is_inner_path(path: str) -> bool:
         and str(PurePosixPath(path)) == path
         and not path.startswith("/")
         and not {"..", "."} & set(path.split("/"))
-        and re.search(r"[\\\x00-\x1f\x7f-\x9f]|^[A-Za-z]:", path) is None
+        and re.search(r"[\\\x00-\x1f\x7f]|^[A-Za-z]:", path) is None
     )
 
 

@@ -10,8 +10,6 @@ import hashlib
 import re
 import shutil
 import time
-import unicodedata
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,13 +22,14 @@ from pressroom.kernel import (
     Progress,
     RefError,
     SourceError,
+    StoreError,
+    WeightsError,
     Workspace,
     is_name,
     plugins,
 )
-from pressroom.registry.base import KINDS, FileEntry, Version, is_file_path
+from pressroom.registry.base import KINDS, FileEntry, Version
 from pressroom.registry.registry import Registry
-from pressroom.registry.sources._naming import shown, without_credentials
 from pressroom.registry.sources.base import Fetched, Found, Order, Source
 from pressroom.store import WeightsInfo, inspect, inspect_folder, sniff
 
@@ -61,8 +60,8 @@ def pull(
     """Bring in what `source` names and register it as `name` (made from the source otherwise).
 
     What was pulled before is not fetched again where the source is exact (a release, a commit, a digest); with
-    `refresh` off, or with the setting `offline` on, also where it is not. A file of this machine that was changed since
-    is read in any case. `as_data`: a text or a set of rows, not weights. Two pulls of one source take turns.
+    `refresh` off, or with the setting `offline` on, also where it is not. `as_data`: a text or a set of rows, not
+    weights. Two pulls of one source take turns.
 
     Raises:
         RefError: `name` cannot be one.
@@ -85,14 +84,12 @@ def pull(
     backend: Source = plugins.load(_PACKAGE, _GROUP, scheme)()
     exact = backend.exact(spec, member)
     registry = Registry(workspace)
-    # Without a password: nobody should be able to guess it by trying.
-    asked = _digest(scheme, without_credentials(spec) if scheme == "https" else spec, member, as_data)
+    asked = _digest(f"{scheme}:{spec}#{member or ''}\0{'data' if as_data else 'weights'}")
     _remove_stale(workspace)
     with workspace.lock(f"pull-{asked}", purpose=f"pull {_shown(source)}", wait_s=None):
-        seen = _digest(asked, stamp) if (stamp := backend.stamp(spec)) else asked
         known = _known(registry, exact, name, kind) if exact else None
         if known is None and (workspace.settings.offline or not refresh):
-            known = registry.pulled(seen, name)
+            known = registry.pulled(asked, name)
         if known is not None:
             return known
         workdir = workspace.path("tmp", f"pull-{asked}")
@@ -108,8 +105,7 @@ def pull(
             # Nothing here is worth going on with: refused, altered, or in the way on a full disk.
             shutil.rmtree(workdir, ignore_errors=True)
             raise
-        for key in {asked, seen}:
-            registry.remember_pull(key, version)
+        registry.remember_pull(asked, version)
         shutil.rmtree(workdir, ignore_errors=True)
     return version
 
@@ -117,18 +113,21 @@ def pull(
 def _take(
     registry: Registry, fetched: Fetched, workspace: Workspace, *, name: str | None, kind: str, as_data: bool
 ) -> Version:
-    _refuse_names(fetched)
     for found in fetched.files:
         _verify(found, fetched.origin, workspace)
     _judge({found.path: found.local for found in fetched.files}, as_data=as_data)
     for attempt in range(1, _ATTEMPTS + 1):
-        entries: list[FileEntry] = []
+        entries = []
+        for found in fetched.files:
+            blob = registry.store.put_file(found.local)
+            entries.append(FileEntry(path=found.path, blob=blob.digest, size=blob.size))
         try:
-            for found in fetched.files:
-                blob = registry.store.put_file(found.local)
-                entries.append(FileEntry(path=found.path, blob=blob.digest, size=blob.size))
             # Again, and this time what is kept: a file of somebody's folder may have been replaced in between.
             info = _judge({entry.path: registry.store.path(entry.blob) for entry in entries}, as_data=as_data)
+        except WeightsError:
+            registry.collect(entry.blob for entry in entries)
+            raise
+        try:
             version = registry.register(
                 name or name_for(fetched.name),
                 entries,
@@ -137,35 +136,12 @@ def _take(
                 metadata=_described(info, sum(entry.size for entry in entries)) if info else {},
             )
             break
-        except PressroomError:
-            if attempt < _ATTEMPTS and any(registry.store.size(entry.blob) is None for entry in entries):
-                continue
-            with suppress(PressroomError):  # why nothing could be kept is the error to hear of
-                registry.collect(entry.blob for entry in entries)
-            raise
+        except StoreError:
+            if attempt == _ATTEMPTS:
+                raise
     for path, reason in fetched.left_out:
-        workspace.events.emit(Note(f"left out {shown(path)}: {reason}"))
+        workspace.events.emit(Note(f"left out {path}: {reason}"))
     return version
-
-
-def _refuse_names(fetched: Fetched) -> None:
-    """What one file system can hold and another one, or the database, cannot."""
-    plain: dict[str, str] = {}
-    for found in fetched.files:
-        if not is_file_path(found.path):
-            raise SourceError(
-                f"'{shown(found.path)}' cannot be the name of a file of a version",
-                hint="Rename it: UTF-8 of at most 255 bytes, without '\\', control characters and a drive in front.",
-            )
-        same = unicodedata.normalize("NFC", found.path.casefold())
-        if same in plain:
-            raise SourceError(
-                f"'{shown(plain[same])}' and '{shown(found.path)}' are one name where case does not count",
-                hint="Rename or remove one of them: on other machines the one would be taken for the other.",
-            )
-        plain[same] = found.path
-    if re.search(r"[\ud800-\udfff]", fetched.origin):
-        raise SourceError(f"'{shown(fetched.origin)}' is not UTF-8", hint="Rename the folder or the file.")
 
 
 def name_for(text: str) -> str:
@@ -214,13 +190,18 @@ def _forms() -> str:
     return "Sources: " + ", ".join(plugins.load(_PACKAGE, _GROUP, name).form for name in source_names()) + "."
 
 
-def _digest(*parts: object) -> str:
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+def _digest(text: str) -> str:
+    # Without a password: nobody should be able to guess it by trying.
+    return hashlib.sha256(_without_user(text).encode("utf-8", errors="surrogateescape")).hexdigest()[:16]
 
 
 def _shown(source: str) -> str:
     found = re.match(r"https?:", source, re.IGNORECASE)
-    return without_credentials(source).partition("?")[0] if found else without_credentials(source)
+    return _without_user(source).partition("?")[0] if found else source
+
+
+def _without_user(text: str) -> str:
+    return re.sub(r"(?i)(https?://)[^/?#]*@", r"\1", text)
 
 
 def _known(registry: Registry, origin: str, name: str | None, kind: str) -> Version | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import time
@@ -14,7 +13,7 @@ import sqlalchemy as sa
 
 from pressroom.kernel import InUseError, NotFoundError, Ref, RefError, StoreError, Workspace, did_you_mean, is_name
 from pressroom.registry import _tables as tables
-from pressroom.registry.base import KINDS, Figure, FileEntry, Version, is_file_path, manifest_digest
+from pressroom.registry.base import KINDS, Figure, FileEntry, Version, is_inner_path, manifest_digest
 from pressroom.store import Store, open_store
 
 # Held while rows and bytes are brought together or taken apart, so that no byte goes between the look and the row.
@@ -49,8 +48,7 @@ class Registry:
         Raises:
             RefError: the name is not one.
             StoreError: bytes of a file are not held, or not as many as said.
-            ValueError: no files, two of one path, a path that leaves the version or that no file system keeps, or a
-                kind that does not exist.
+            ValueError: no files, two of one path, a path that leaves the version, or a kind that does not exist.
         """
         if not is_name(name):
             raise RefError(
@@ -63,7 +61,7 @@ class Registry:
         if not files or len({entry.path for entry in files}) != len(files):
             raise ValueError(f"a version has files, each path once; got {[entry.path for entry in files]}")
         for entry in files:
-            if not is_file_path(entry.path):
+            if not is_inner_path(entry.path):
                 raise ValueError(f"the path of a file is relative, plain and uses '/'; got {entry.path!r}")
         digest = manifest_digest(files)
         with self._workspace.lock(_BLOBS_LOCK, purpose=f"register {name}", wait_s=None):
@@ -109,19 +107,8 @@ class Registry:
         return [*found]
 
     def add_figures(self, ref: Ref | str, figures: Iterable[Figure]) -> None:
-        """Put figures on the sheet of a version, in place of those of the same name.
-
-        Raises:
-            NotFoundError: there is no such version.
-            ValueError: a value is no number (NaN, infinity): JSON and databases have none of these.
-        """
+        """Put figures on the sheet of a version, in place of those of the same name. Raises NotFoundError."""
         version = self.get(ref)
-        figures = list(figures)
-        for figure in figures:
-            if isinstance(figure.value, float) and not math.isfinite(figure.value):
-                raise ValueError(
-                    f"the figure {figure.name!r} is {figure.value}: say what was measured, or leave it out"
-                )
         of_version = (tables.figures.c.name == version.name) & (tables.figures.c.number == version.number)
         with self._database.begin() as connection:
             for figure in figures:
@@ -172,9 +159,7 @@ class Registry:
                 again = connection.scalar(sa.select(digest).where(digest == version.digest).limit(1))
             # The row goes first: bytes without a row are collected some day, a row without bytes would be a lie.
             if again is None:
-                # With what a killed process began to lay out: hard links would keep the bytes on the disk.
-                for folder in (self._cached(version), *self._workspace.path("cache").glob(f".{version.digest}-*")):
-                    shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(self._cached(version), ignore_errors=True)
             return self._collect({entry.blob for entry in version.files})
 
     def collect(self, blobs: Iterable[str] | None = None) -> int:

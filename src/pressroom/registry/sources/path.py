@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Iterator
+import tarfile
 from pathlib import Path
 
 from pressroom.kernel import SourceError, did_you_mean
-from pressroom.registry.sources._archive import DAMAGE, Archive, is_compressed_tar
+from pressroom.registry.sources._archive import DAMAGE, Archive
 from pressroom.registry.sources._choosing import chosen
 from pressroom.registry.sources.base import Fetched, Found, Order, Source, with_member
 from pressroom.store import inspect, sniff
@@ -25,28 +23,11 @@ class Backend(Source):
     def exact(self, spec: str, member: str | None) -> str | None:
         return None  # the file may have changed
 
-    def stamp(self, spec: str) -> str:
-        path = Path(spec)
-        digest = hashlib.sha256()
-        try:
-            for file in (path, *sorted(_visible(path))):
-                found = file.stat() if file.exists() else file.lstat()
-                digest.update(
-                    os.fsencode(file) + f"\0{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}\0".encode()
-                )
-        except (OSError, ValueError):
-            return ""
-        return digest.hexdigest()
-
     def fetch(self, order: Order) -> Fetched:
         path = Path(order.spec)
         try:
             if path.is_dir():
                 return _folder(path, order)
-            if path.is_symlink() and not path.exists():
-                raise SourceError(
-                    f"{path} is a link that leads nowhere", hint="Name the file itself.", asked=order.spec
-                )
             if not path.exists():
                 siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
                 raise SourceError(
@@ -57,8 +38,7 @@ class Backend(Source):
             if not path.is_file():
                 raise SourceError(f"{path} is neither a file nor a folder", hint="Name a file or a folder.")
             return local_file(path, order, origin=str(path), name=path.name)
-        except (OSError, ValueError, RuntimeError) as error:
-            # ValueError: a zero byte in a path. RuntimeError, before Python 3.13: links that lead to each other.
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in a path
             said = error.strerror if isinstance(error, OSError) else error
             raise SourceError(
                 f"{path} cannot be read: {said}", hint="Check the path and its permissions.", asked=order.spec
@@ -105,22 +85,18 @@ def _is_compressed_tar(path: Path, kind: str, name: str) -> bool:
     if kind not in ("gzip", "bzip2", "xz"):
         return False
     try:
-        return is_compressed_tar(path) or name.lower().endswith(_TARRED)
+        return tarfile.is_tarfile(path) or name.lower().endswith(_TARRED)
     except DAMAGE:
         return True  # opening it says what is wrong
 
 
-def _visible(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            yield path
-
-
 def _folder(folder: Path, order: Order) -> Fetched:
-    names, broken = [], []
+    names = []
     inside = folder.resolve()
-    for path in _visible(folder):
+    for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
+        if any(part.startswith(".") for part in name.split("/")):
+            continue
         if path.is_symlink() and not path.resolve().is_relative_to(inside):
             raise SourceError(
                 f"{path} is a link that leaves the folder",
@@ -129,12 +105,10 @@ def _folder(folder: Path, order: Order) -> Fetched:
             )
         if path.is_file():
             names.append(name)
-        elif path.is_symlink() and not path.exists():
-            broken.append((name, "it is a link that leads nowhere"))
     taken, left_out = chosen(names, where=str(folder), member=order.member)
     return Fetched(
         name=_stem(order.member) if order.member else folder.name,
         origin=with_member(str(folder), order.member),
         files=tuple(Found(path=path, local=folder / name) for name, path in taken.items()),
-        left_out=(*left_out, *broken),
+        left_out=tuple(left_out),
     )
