@@ -90,9 +90,11 @@ def pull(
         known = _known(registry, exact, name, kind) if exact else None
         if known is None and (workspace.settings.offline or not refresh):
             known = registry.pulled(asked, name)
-        if known is not None:
-            return known
         workdir = workspace.path("tmp", f"pull-{asked}")
+        if known is not None:
+            # A run that was killed after it registered could not clean up behind itself.
+            shutil.rmtree(workdir, ignore_errors=True)
+            return known
         order = Order(
             spec=spec, member=member, workdir=workdir, offline=workspace.settings.offline, events=workspace.events
         )
