@@ -1,0 +1,156 @@
+"""Recipes predict what the tools of the field make, to the bit, whole and in blocks of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pressroom.kernel import StoreError
+from pressroom.store.recipes import OPERATIONS, Recipe, Shape, checked, predict, prepare
+from pressroom.store.recipes.values import SIZES, narrowed, widened
+
+Array = NDArray[Any]
+_RNG = np.random.default_rng(3)
+
+
+class Parent:
+    """Tensors in memory: name to type and float32 values."""
+
+    def __init__(self, **tensors: tuple[str, Array]) -> None:
+        self._shapes = {name.replace("__", "."): Shape(dtype, v.shape) for name, (dtype, v) in tensors.items()}
+        self._bytes = {name.replace("__", "."): narrowed(v, dtype) for name, (dtype, v) in tensors.items()}
+
+    def shape(self, name: str) -> Shape | None:
+        return self._shapes.get(name)
+
+    def read(self, name: str, start: int, stop: int) -> Array:
+        size = SIZES[self._shapes[name].dtype]
+        return self._bytes[name][start * size : stop * size]
+
+    def values(self, name: str) -> Array:
+        return widened(self._bytes[name], self._shapes[name].dtype).reshape(self._shapes[name].shape)
+
+
+def told(recipe: Recipe, name: str, shape: Shape, parents: Sequence[Parent], rows: int = 0) -> Array:
+    """The prediction, made in one piece or some rows at a time."""
+    detail = prepare(checked(recipe), name, shape, parents)
+    assert detail is not None
+    step = rows * shape.row or shape.elements
+    starts = range(0, shape.elements, step)
+    return np.concatenate(
+        [predict(recipe.op, name, shape, parents, detail, s, min(s + step, shape.elements)) for s in starts]
+    )
+
+
+def weights(rows: int = 12, columns: int = 40) -> Array:
+    return (_RNG.standard_normal((rows, columns)) * 0.05).astype(np.float32)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+def test_numbers_survive_their_bytes(dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    kind = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}[dtype]
+    values = np.concatenate(
+        [weights().ravel(), np.array([0.0, -0.0, np.inf, -np.inf, 1e-45, 65520.0, 3.3895314e38], np.float32)]
+    )
+    data = narrowed(values, dtype)
+    theirs = torch.from_numpy(values).to(kind)
+    assert data.tobytes() == theirs.view(torch.uint8).numpy().tobytes()
+    assert widened(data, dtype).tobytes() == theirs.float().numpy().tobytes()
+    assert np.isnan(widened(narrowed(np.array([np.nan, -np.nan], np.float32), dtype), dtype)).all()
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5])
+def test_int8_by_rows_with_its_scales(rows: int) -> None:
+    values = weights()
+    values[3] = 0
+    parent = Parent(w=("BF16", values))
+    wide = parent.values("w")
+    scale = np.abs(wide).max(axis=1, keepdims=True) / np.float32(127)
+    with np.errstate(invalid="ignore"):
+        expected = np.nan_to_num(np.clip(np.rint(wide / scale), -127, 127)).astype(np.int8)
+    recipe = Recipe("absmax_int8_row", ("b",))
+    assert told(recipe, "w", Shape("I8", (12, 40)), [parent], rows).tobytes() == expected.tobytes()
+    for shape in (Shape("F32", (12, 1)), Shape("F32", (12,))):
+        assert told(recipe, "w_scale", shape, [parent], rows).tobytes() == scale.tobytes()
+
+
+@pytest.mark.parametrize("rows", [0, 5])
+def test_pruning_by_magnitude(rows: int) -> None:
+    parent = Parent(w=("BF16", weights()))
+    wide = parent.values("w")
+    border = np.sort(np.abs(wide).ravel())[int(wide.size * 0.25) - 1]
+    expected = narrowed(np.where(np.abs(wide) <= border, np.float32(0), wide), "BF16")
+    recipe = Recipe("magnitude_prune", ("b",), {"share": 0.25})
+    assert told(recipe, "w", Shape("BF16", (12, 40)), [parent], rows).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("rows", [0, 1, 7])
+def test_merging_an_adapter_is_right_to_a_rounding(rows: int) -> None:
+    base = Parent(m__q__weight=("BF16", weights()))
+    a, b = weights(4, 40), weights(12, 4)
+    adapter = Parent(
+        base_model__model__m__q__lora_A__weight=("F32", a), base_model__model__m__q__lora_B__weight=("F32", b)
+    )
+    recipe = Recipe("lora_merge", ("b", "a"), {"alpha": 8})
+    found = told(recipe, "m.q.weight", Shape("BF16", (12, 40)), [base, adapter], rows)
+    exact = base.values("m.q.weight").astype(np.float64) + 2.0 * (b.astype(np.float64) @ a.astype(np.float64))
+    off = found.view(np.uint16).astype(int) - narrowed(exact, "BF16").view(np.uint16).astype(int)
+    assert np.abs(off).max() <= 1 and (off != 0).mean() < 0.01
+    # However it is cut, the same bits.
+    assert found.tobytes() == told(recipe, "m.q.weight", Shape("BF16", (12, 40)), [base, adapter]).tobytes()
+
+
+def test_merging_models_and_casting() -> None:
+    first, second = Parent(w=("F16", weights())), Parent(w=("F32", weights()))
+    expected = first.values("w") * np.float32(0.3) + second.values("w") * np.float32(0.7)
+    recipe = Recipe("linear_merge", ("a", "b"), {"weights": [0.3, 0.7]})
+    found = told(recipe, "w", Shape("F32", (12, 40)), [first, second], 5)
+    assert found.tobytes() == expected.tobytes()
+    found = told(Recipe("cast", ("a",)), "w", Shape("BF16", (12, 40)), [second], 5)
+    assert found.tobytes() == narrowed(second.values("w"), "BF16").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name", "shape"),
+    [
+        (Recipe("cast", ("a",)), "absent", Shape("BF16", (12, 40))),
+        (Recipe("cast", ("a",)), "w", Shape("BF16", (40, 12))),
+        (Recipe("cast", ("a",)), "w", Shape("Q4_0", (12, 40))),
+        (Recipe("absmax_int8_row", ("a",)), "w", Shape("I8", (480,))),
+        (Recipe("absmax_int8_row", ("a",)), "w_scale", Shape("F32", (11,))),
+        (Recipe("magnitude_prune", ("a",), {"share": 0.0}), "w", Shape("BF16", (12, 40))),
+        (Recipe("magnitude_prune", ("a",)), "w", Shape("F16", (12, 40))),
+        (Recipe("lora_merge", ("a", "a")), "w", Shape("BF16", (12, 40))),
+    ],
+)
+def test_what_a_recipe_does_not_tell_is_left_to_the_codec(recipe: Recipe, name: str, shape: Shape) -> None:
+    parent = Parent(w=("BF16", weights()))
+    assert prepare(checked(recipe), name, shape, [parent] * len(recipe.parents)) is None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (Recipe("cats", ("a",)), "no operation 'cats'"),
+        (Recipe("cast", ()), "0 parents are given"),
+        (Recipe("lora_merge", ("a",)), "the base, the adapter; 1 parents"),
+        (Recipe("linear_merge", ("a",), {"weights": [1.0]}), "1 parents"),
+        (Recipe("linear_merge", ("a", "b"), {"weights": [1.0]}), "2 parents and 1 weights"),
+        (Recipe("magnitude_prune", ("a",), {"sahre": 0.5}), "no parameter 'sahre'"),
+        (Recipe("magnitude_prune", ("a",), {"share": float("nan")}), "is no number"),
+    ],
+)
+def test_recipes_that_are_none(recipe: Recipe, message: str) -> None:
+    with pytest.raises(StoreError, match=message):
+        checked(recipe)
+
+
+def test_an_operation_of_a_newer_version_is_named() -> None:
+    with pytest.raises(StoreError, match="'fold', which this version does not know"):
+        predict("fold", "w", Shape("F32", (1,)), [], {}, 0, 1)
+    assert set(OPERATIONS) == {"cast", "absmax_int8_row", "magnitude_prune", "lora_merge", "linear_merge"}
