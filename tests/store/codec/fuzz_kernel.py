@@ -26,7 +26,7 @@ def main(path: str) -> None:
         child = (parent + some.integers(-3, 4, count) * (some.random(count) < 0.4)).astype(np.uint16)
         child[some.random(count) < 0.05] = some.integers(0, 1 << 16)
         for near in (None, parent):
-            stored = kernel.floats_encode(child, near, 7, 6)
+            stored = kernel.floats_encode(child, near, 7, 6, True)
             if stored is None:
                 continue
             out = np.empty(count, np.uint16)

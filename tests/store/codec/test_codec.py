@@ -249,10 +249,10 @@ def test_the_format_does_not_change() -> None:
     }
     digests = {name: hashlib.sha256(block).hexdigest()[:16] for name, block in found.items()}
     assert digests == {
-        "alone": "31a79eb3f199bcb9",
-        "near": "491be000fa08faf4",
-        "half": "712763e5cb99d2d7",
-        "planes": "9c31094721a336bb",
+        "alone": "537bb49ec50300da",
+        "near": "0b996c864327c363",
+        "half": "753b83d27e9afc2d",
+        "planes": "e8b937f0d665b6a6",
     }
 
 

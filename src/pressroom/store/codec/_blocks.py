@@ -147,13 +147,14 @@ def _aligned(data: Array) -> Array:
 
 def _floats(x: Array, p: Array | None, layout: Layout, row: int) -> bytes | None:
     kernel = _kernel()
-    groups = row // _GROUP if row % _GROUP == 0 and 128 <= row <= 4096 else 16
+    columns = row % _GROUP == 0 and 128 <= row <= 4096
+    groups = row // _GROUP if columns else 16
     values = _aligned(x)
 
     def coded(parent: Array | None) -> bytes | None:
         if kernel is not None:
-            return kernel.floats_encode(values, parent, layout.shift, groups)
-        made = _numpy.floats_encode(values, parent, layout.shift, groups)
+            return kernel.floats_encode(values, parent, layout.shift, groups, columns)
+        made = _numpy.floats_encode(values, parent, layout.shift, groups, columns)
         return made if len(made) <= len(x) else None
 
     best = None if p is None else coded(_aligned(p))

@@ -45,24 +45,24 @@ class Kernel:
         self._tables = int(library.pressroom_tables_size())
         self._own = threading.local()
 
-    def floats_encode(self, x: Array, p: Array | None, shift: int, groups: int) -> bytes | None:
+    def floats_encode(self, x: Array, p: Array | None, shift: int, groups: int, columns: bool) -> bytes | None:
         """The block, or None where it would not be shorter than the values."""
         n = len(x)
         index, work, apart, out = self._scratch(n)
         length = self._library.pressroom_floats_encode(
-            _at(x), _at(p), _size(n), ctypes.c_uint(shift), _size(groups), _at(index), _at(work), _at(apart), _at(out),
-            _size(x.nbytes), _at(self._own.tables),
+            _at(x), _at(p), _size(n), ctypes.c_uint(shift), _size(groups), ctypes.c_int(columns),
+            _at(index), _at(work), _at(apart), _at(out), _size(x.nbytes), _at(self._own.tables),
         )  # fmt: skip
         return None if length == _TOO_LONG else out[:length].tobytes()
 
     def floats_decode(self, data: memoryview, p: Array | None, out: Array) -> None:
-        tops = self._scratch(len(out))[0]
+        tops, columns, *_ = self._scratch(len(out))
         stored = np.frombuffer(data, np.uint8)
-        _checked(
-            self._library.pressroom_floats_decode(
-                _at(stored), _size(len(stored)), _at(p), _at(out), _size(len(out)), _at(tops), _at(self._own.tables)
-            )
-        )
+        result = self._library.pressroom_floats_decode(
+            _at(stored), _size(len(stored)), _at(p), _at(out), _size(len(out)), _at(tops), _at(columns),
+            _at(self._own.tables),
+        )  # fmt: skip
+        _checked(result)
 
     def bytes_encode(self, symbol: Array, context: Array | None) -> bytes | None:
         n = len(symbol)

@@ -23,8 +23,10 @@ GROUP = 32
 WINDOW = 32
 ALONE = 2
 NEAR = 3
+FURTHEST = 12
+SEGMENTS, COLUMNS = 1, 2
 _LOW = 1 << 16
-_HEAD = struct.Struct("<4B3I4H")
+_HEAD = struct.Struct("<4B3I4HI")
 # The element of a step that each state codes.
 _LANE = np.array([(j & 32) | (j & 12) << 1 | (j & 16) >> 2 | (j & 3) for j in range(LANES)])
 
@@ -288,9 +290,9 @@ def _shift_of(expected: int, changed: int) -> int:
     if expected < 8192 and a < 8192:
         return 0
     a, expected = max(a, 1024), max(expected, 1024)
-    while k < 12 and a * 128 > expected * 152:
+    while k < FURTHEST and a * 128 > expected * 152:
         expected, k = expected * 181 // 128, k + 1
-    while k > -12 and a * 152 < expected * 128:
+    while k > -FURTHEST and a * 152 < expected * 128:
         a, k = a * 181 // 128, k - 1
     return k
 
@@ -320,14 +322,72 @@ def _pruned_below(x: Array, p: Array) -> int:
     return stayed if gone < stayed else 0
 
 
-def _last_context(p: Array, shift: int, top: int) -> int:
-    c = _near_contexts(_sampled(p), np.int64(top), CONTEXTS - 1, shift, 1)  # type: ignore[arg-type]
-    further = np.cumsum(np.bincount(c, minlength=CONTEXTS)[::-1])
-    return max(1, CONTEXTS - 1 - int((further <= len(c) // 256).sum()))
+def _logarithm(v: Array) -> Array:
+    """The binary logarithm in 1/256 of whole numbers from 1 to 2^40, in whole numbers."""
+    n = np.frexp(v.astype(np.float64))[1].astype(np.int64) - 1
+    m = np.where(n > 15, v >> np.maximum(n - 15, 0), v << np.maximum(15 - n, 0))
+    part = np.zeros_like(m)
+    for _ in range(8):
+        m = m * m >> 15
+        more = m >> 16
+        part = part << 1 | more
+        m >>= more
+    made: Array = n << 8 | part
+    return made
 
 
-def floats_encode(x: Array, p: Array | None, shift: int, groups: int) -> bytes:
-    """A block of 16-bit floats (uint16), alone or near `p`; `groups` times 32 elements are a segment."""
+def _cost(counted: Array) -> int:
+    counted = counted[counted > 0].astype(np.int64)
+    if not len(counted):
+        return 0
+    total = counted.sum(keepdims=True)
+    return int((total * _logarithm(total))[0] - (counted * _logarithm(counted)).sum())
+
+
+def _merge_contexts(count: Array, most: int) -> int:
+    """A bit for each context that keeps a table of its own; `count` is added up there."""
+    starts, own = 1, 0
+    for c in range(1, most + 1):
+        apart = _cost(count[own]) + _cost(count[c]) + 256 * (20 + 5 * int((count[c] > 0).sum()))
+        if _cost(count[own] + count[c]) <= apart:
+            count[own] += count[c]
+            count[c] = 0
+        else:
+            starts |= 1 << c
+            own = c
+    return starts
+
+
+def _map_contexts(starts: int) -> Array:
+    return np.maximum.accumulate([c if starts >> c & 1 else 0 for c in range(CONTEXTS)])
+
+
+# fmt: off
+_SCALE = np.array([1, 1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256, 362, 512, 724,
+                   1024, 1448, 2048, 2896, 4096])
+_SAVED = np.array([333, 324, 313, 298, 279, 253, 215, 188, 149, 103, 57, 18, 0, 28, 143, 410, 885,
+                   1650, 2837, 4549, 7000, 10400, 15100, 21500, 30200])
+# fmt: on
+
+
+def _column_shifts(v: Array, changed: Array, rate: Array, rows: list[int], row: int) -> list[int] | None:
+    """What each column is shifted by, or None where telling them apart does not pay."""
+    scaled = np.minimum(rate[None, :] * _SCALE[np.array(rows) + FURTHEST][:, None] >> 6, 4096)
+    full = len(rows) * row
+    which = np.repeat(np.arange(len(rows)), row)[: len(v)]
+    expected, differ = np.zeros(full, np.int64), np.zeros(full, np.int64)
+    expected[: len(v)] = scaled[which, v]
+    differ[: len(v)] = changed
+    sums = expected.reshape(-1, row).sum(axis=0)
+    shifts = [_shift_of(int(e), int(c)) for e, c in zip(sums, differ.reshape(-1, row).sum(axis=0), strict=True)]
+    gain = int((sums * _SAVED[np.array(shifts) + FURTHEST]).sum())
+    cost = sum(-2 * k if k < 0 else 2 * k + 1 for k in shifts)
+    return shifts if gain >> 20 > 2 * cost else None
+
+
+def floats_encode(x: Array, p: Array | None, shift: int, groups: int, columns: bool) -> bytes:
+    """A block of 16-bit floats (uint16), alone or near `p`; `groups` times 32 elements are a segment, with `columns` a
+    row."""
     n = len(x)
     length = groups * GROUP
     parts = [slice(s * length, min(n, (s + 1) * length)) for s in range(_segments(n, groups))]
@@ -343,17 +403,25 @@ def floats_encode(x: Array, p: Array | None, shift: int, groups: int) -> bytes:
             own_shift, unit, top, most = 0, 0, least, 1
         else:
             top = 2 * highest + 8
-            most = _last_context(p, shift, top)
         v = np.minimum(np.maximum(highest - ((p & 0x7FFF) >> shift).astype(np.int64), 0), WINDOW - 1)
         expected, changed = rate[v], x != p
         shifts = [0 if least else _shift_of(int(expected[s].sum()), int(changed[s].sum())) for s in parts]
-        bases = np.repeat([max(0, top + k) for k in shifts], [s.stop - s.start for s in parts])
+        by_column = None
+        if not least and columns and n >= 16 * length and 6 * length + LANES <= n:
+            by_column = _column_shifts(v, changed, rate, shifts, length)
+        lower = FURTHEST if by_column else 0
+        bases = np.repeat([max(0, top + k - lower) for k in shifts], [s.stop - s.start for s in parts])
+        if by_column:
+            bases += np.resize(np.array(by_column) + FURTHEST, n)
         c = _near_contexts(p, bases, most, own_shift, unit)
         d = _ordered(x) - _ordered(p)
         z = (d << 1) ^ np.where(d >> 15, 0xFFFF, 0).astype(np.uint16)
         symbol = np.where(z < ZERO, z, np.where(x == 0, ZERO, ESCAPE))
         if least:
             shifts = []
+        if by_column:
+            flags = SEGMENTS | COLUMNS
+            shifts += by_column
     else:
         e = ((x >> 7) & 255).astype(np.int64)
         middle = (2 * int(e.sum()) + n // 2) // n
@@ -364,12 +432,16 @@ def floats_encode(x: Array, p: Array | None, shift: int, groups: int) -> bytes:
         symbol = e
     for k in shifts:
         _unary(bits, k)
-    extra = bits.bytes() if any(shifts) else b""
+    extra = bits.bytes() if flags or any(shifts) else b""
     if extra:
-        flags = 1
+        flags |= SEGMENTS
     index[:n] = c << 8 | symbol
     size = FINE if p is None else COARSE
-    freq, tops = _tables(_count(index[:n]), size, escapes=p is not None)
+    counted, starts = _count(index[:n]), 0
+    if p is not None:
+        starts = _merge_contexts(counted, most)
+        index[:n] = _map_contexts(starts)[index[:n] >> 8] << 8 | index[:n] & 255
+    freq, tops = _tables(counted, size, escapes=p is not None)
     apart = b""
     escapes = 0
     if p is not None:
@@ -381,7 +453,7 @@ def floats_encode(x: Array, p: Array | None, shift: int, groups: int) -> bytes:
     if p is None:
         apart = (((x >> 8) & 0x80) | (x & 0x7F)).astype(np.uint8).tobytes()
     head = _HEAD.pack(
-        ALONE if p is None else NEAR, flags, own_shift, unit, n, escapes, len(extra), groups, top, most, 0
+        ALONE if p is None else NEAR, flags, own_shift, unit, n, escapes, len(extra), groups, top, most, 0, starts
     )
     return head + extra + section + apart
 
@@ -391,28 +463,45 @@ def floats_decode(data: memoryview, p: Array | None, out: Array) -> None:
     n = len(out)
     if len(data) < _HEAD.size:
         raise DamagedError("a block ends inside its head")
-    kind, flags, shift, unit, count, escapes, extra, groups, top, most, zero = _HEAD.unpack_from(data)
-    if kind != (ALONE if p is None else NEAR) or count != n or not n or not groups or flags > 1 or zero:
+    kind, flags, shift, unit, count, escapes, extra, groups, top, most, zero, starts = _HEAD.unpack_from(data)
+    if kind != (ALONE if p is None else NEAR) or count != n or not n or not groups or flags not in (0, 1, 3) or zero:
         raise DamagedError("the head of a block is not what its place asks for")
-    if shift > 14 or unit > 1 or most >= CONTEXTS or (p is None and (escapes or top != 8)) or (extra and not flags):
+    if (
+        shift > 14
+        or unit > 1
+        or most >= CONTEXTS
+        or (p is None and (escapes or top != 8 or starts))
+        or (extra and not flags)
+    ):
+        raise DamagedError("the head of a block was altered")
+    if p is not None and not starts & 1:
         raise DamagedError("the head of a block was altered")
     at = _HEAD.size + extra
     if at > len(data):
         raise DamagedError("a block ends inside its segments")
     segments = _segments(n, groups)
-    shifts = [0] * segments
+    shifts, by_column = [0] * segments, [0]
+    row = groups * GROUP
     if flags:
         source = _BitsIn(bytes(data[_HEAD.size : at]))
         shifts = [_signed(source.ones(30)) for _ in range(segments)]
-        if not source.ends():
-            raise DamagedError("a block has something behind its segments")
-    bases = np.repeat([min(0xFFFF, max(0, top + k)) for k in shifts], groups * GROUP)[:n]
+        if flags & COLUMNS:
+            if p is None or row > n:
+                raise DamagedError("the head of a block was altered")
+            by_column = [_signed(source.ones(30)) for _ in range(row)]
+        if not source.ends() or max(map(abs, shifts + by_column)) > FURTHEST:
+            raise DamagedError("a block has segments that no encoder writes")
+    lower = FURTHEST if flags & COLUMNS else 0
+    bases = np.repeat([min(0xFF00, max(0, top + k - lower)) for k in shifts], row)[:n]
+    if lower:
+        bases += np.resize(np.array(by_column) + FURTHEST, n)
     if p is None:
         if any(not 0 <= top + k < CONTEXTS for k in shifts):
             raise DamagedError("a segment of a block has a context that does not exist")
         symbol, length = _section_read(data[at:], bases, FINE)
     else:
-        symbol, length = _section_read(data[at:], _near_contexts(p, bases, most, shift, unit), COARSE)
+        contexts = _map_contexts(starts)[_near_contexts(p, bases, most, shift, unit)]
+        symbol, length = _section_read(data[at:], contexts, COARSE)
     rest = data[at + length :]
     wide = symbol.astype(np.uint16)
     if len(rest) != (n if p is None else 2 * escapes):

@@ -40,12 +40,9 @@ def encode(symbols: Symbols, x: Array, p: Array | None, layout: Layout, row: int
     def keep(plane: Array, context: Array | None = None) -> None:
         best = b"\0" + plane.tobytes()
         if _may_shrink(plane, context):
-            for how, under in ((_PLAIN, None), (_UNDER, context)):
-                if how == _UNDER and context is None:
-                    continue
-                made = symbols.bytes_encode(plane, under)
-                if made is not None and len(made) + 1 < len(best):
-                    best = bytes([how]) + made
+            made = symbols.bytes_encode(plane, context)
+            if made is not None and len(made) + 1 < len(best):
+                best = bytes([_PLAIN if context is None else _UNDER]) + made
         parts.append(_LENGTH.pack(len(best)) + best)
 
     if layout.kind in _WORDS:

@@ -65,6 +65,14 @@ typedef struct {
     int empty;
 } BitsIn;
 
+static uint32_t bits_get(BitsIn *b, unsigned width);
+/* What put_shift has put; beyond all bounds where it is none. */
+static int get_shift(BitsIn *b) {
+    int z = 0;
+    while (bits_get(b, 1)) if (++z > 30) return 99;
+    return z & 1 ? -(z + 1) / 2 : z / 2;
+}
+
 static uint32_t bits_get(BitsIn *b, unsigned width) {
     while (b->count < width) {
         if (b->at == b->end) { b->empty = 1; return 0; }
@@ -75,6 +83,12 @@ static uint32_t bits_get(BitsIn *b, unsigned width) {
     b->held >>= width;
     b->count -= width;
     return value;
+}
+
+/* A small number: zig-zag, unary. */
+static void put_shift(Bits *b, int k) {
+    unsigned z = (unsigned)(k < 0 ? -2 * k - 1 : 2 * k);
+    bits_put(b, (1u << z) - 1, z + 1);
 }
 
 static unsigned length_of(uint32_t v) {
@@ -363,6 +377,9 @@ static inline Half h_srl(Half a, int n) { return _mm512_srl_epi16(a, _mm_cvtsi32
 static inline Half h_sign(Half a) { return _mm512_srai_epi16(a, 15); }
 static inline uint32_t h_equal(Half a, Half b) { return _mm512_cmpeq_epi16_mask(a, b); }
 static inline Half h_clear(Half a, uint32_t mask) { return _mm512_maskz_mov_epi16(~mask, a); }
+typedef __m512i Table; /* of 32 small numbers */
+static inline Table h_table(const uint16_t *p) { return _mm512_loadu_si512(p); }
+static inline Half h_lookup(Table t, Half at) { return _mm512_permutexvar_epi16(at, t); }
 static inline States states_load(const uint32_t *p) {
     States s;
     for (int v = 0; v < 4; v++) s.of[v] = _mm512_loadu_si512(p + 16 * v);
@@ -430,6 +447,19 @@ static inline Half h_clear(Half x, uint32_t mask) {
     for (; mask; mask &= mask - 1) v[__builtin_ctz(mask)] = 0;
     return h_load(v);
 }
+typedef struct { __m256i low, high; } Table; /* of 32 small numbers: bytes, 16 in each half of both */
+static inline Table h_table(const uint16_t *p) {
+    uint8_t b[32];
+    for (int i = 0; i < 32; i++) b[i] = (uint8_t)p[i];
+    return (Table){_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)b)),
+                   _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)b + 1))};
+}
+static inline __m256i lookup8(Table t, __m256i at) {
+    __m256i far = _mm256_cmpgt_epi16(at, _mm256_set1_epi16(15));
+    __m256i found = _mm256_blendv_epi8(_mm256_shuffle_epi8(t.low, at), _mm256_shuffle_epi8(t.high, at), far);
+    return _mm256_and_si256(found, _mm256_set1_epi16(255));
+}
+static inline Half h_lookup(Table t, Half at) { return H(lookup8(t, at.a), lookup8(t, at.b)); }
 static inline States states_load(const uint32_t *p) {
     States s;
     for (int v = 0; v < 8; v++) s.of[v] = _mm256_loadu_si256((const __m256i *)p + v);
@@ -600,7 +630,8 @@ int64_t pressroom_bytes_decode(const uint8_t *in, size_t length, const uint8_t *
 
 /* ---- 16-bit floats ---- */
 
-/* Block: the head below; what each segment is shifted by, in bits, where flag SEGMENTS is set; a section; the escapes
+/* Block: the head below; what each segment is shifted by, in bits, where flag SEGMENTS is set, and what each column is,
+ * where COLUMNS is; a section; the escapes
  * (u16); and where there is no parent the byte of sign and mantissa of each element. A segment is `groups` times 32
  * elements (a row, as a rule), of which the last may be shorter.
  *
@@ -610,12 +641,13 @@ int64_t pressroom_bytes_decode(const uint8_t *in, size_t length, const uint8_t *
  * rounding depends on the exponent they had. The context counts in half octaves (`unit` 1) and takes the row's own rate
  * into account; where all small values became zero it counts in units of the last place, and the first context ends
  * exactly where they begin. */
-enum { ALONE = 2, NEAR = 3, SEGMENTS = 1 };
-#define HEAD 24
+enum { ALONE = 2, NEAR = 3, SEGMENTS = 1, COLUMNS = 2, FURTHEST = 12 };
+#define HEAD 28
 typedef struct {
     uint8_t kind, flags, shift, unit; /* the parent's magnitude >> shift << unit is what `top` is compared with */
     uint32_t n, escapes, extra;       /* extra: bytes of the segments' shifts */
     uint16_t groups, top, most, zero; /* most: the last context; whatever is further below `top` has that one, too */
+    uint32_t starts;                  /* near: a bit for each context that has a table of its own */
 } Head;
 
 static inline uint16_t ordered(uint16_t x) { return (uint16_t)(x ^ ((uint16_t)-(x >> 15) & 0x7FFF)); }
@@ -679,18 +711,69 @@ static unsigned look_around(const uint16_t *x, const uint16_t *p, size_t n, unsi
     return zeros * 256 / total;
 }
 
-/* The context beyond which too few elements of every sixteenth group are for tables of their own. */
-static unsigned last_context(const uint16_t *p, size_t n, unsigned shift, unsigned top) {
-    uint32_t count[CONTEXTS] = {0}, total = 0, further = 0;
-    for (size_t g = 0; g < n; g += 16 * GROUP)
-        for (size_t i = g; i < n && i < g + GROUP; i++) {
-            unsigned c = below(top, p[i], shift, 1);
-            count[c < CONTEXTS ? c : CONTEXTS - 1]++;
-            total++;
+/* The binary logarithm in 1/256, of whole numbers below 2^40, in whole numbers: every machine takes the same decisions. */
+static uint64_t logarithm(uint64_t v) {
+    unsigned n = 63u - (unsigned)__builtin_clzll(v);
+    uint64_t m = n > 15 ? v >> (n - 15) : v << (15 - n), part = 0; /* 1 to 2 in 1/32768 */
+    for (int i = 0; i < 8; i++) {
+        m = m * m >> 15;
+        part <<= 1;
+        if (m >> 16) { part |= 1; m >>= 1; }
+    }
+    return (uint64_t)n << 8 | part;
+}
+
+static uint64_t cost_of(const uint32_t *a, const uint32_t *b) { /* of coding what both have counted in one context */
+    uint64_t total = 0, sum = 0;
+    for (int s = 0; s < SYMBOLS; s++) {
+        uint64_t v = (uint64_t)a[s] + (b ? b[s] : 0);
+        if (!v) continue;
+        total += v;
+        sum += v * logarithm(v);
+    }
+    return total ? total * logarithm(total) - sum : 0;
+}
+
+/* Put neighbouring contexts together where telling them apart saves fewer bits than another table has. Returns a bit for
+ * each context that has a table of its own; the others use that of the nearest one before. Counts are added up there. */
+static uint32_t merge_contexts(Tables *t, unsigned most) {
+    uint32_t starts = 1;
+    unsigned own = 0;
+    for (unsigned c = 1; c <= most; c++) {
+        uint32_t *first = t->count + own * SYMBOLS, *next = t->count + c * SYMBOLS;
+        uint64_t symbols = 0;
+        for (int s = 0; s < SYMBOLS; s++) symbols += next[s] > 0;
+        uint64_t apart = cost_of(first, NULL) + cost_of(next, NULL) + 256 * (20 + 5 * symbols);
+        if (cost_of(first, next) <= apart) {
+            for (int s = 0; s < SYMBOLS; s++) first[s] += next[s];
+            memset(next, 0, SYMBOLS * sizeof *next);
+        } else {
+            starts |= 1u << c;
+            own = c;
         }
-    unsigned most = CONTEXTS - 1;
-    while (most > 1 && (further += count[most]) <= total / 256) most--;
-    return most;
+    }
+    return starts;
+}
+
+/* The context whose table each one uses. */
+static void map_contexts(uint32_t starts, uint16_t map[CONTEXTS]) {
+    uint16_t own = 0;
+    for (unsigned c = 0; c < CONTEXTS; c++) {
+        if (starts >> c & 1) own = (uint16_t)c;
+        map[c] = own;
+    }
+}
+
+static void remap(uint16_t *index, size_t n, const uint16_t map[CONTEXTS]) {
+    size_t i = 0;
+#if WIDE == 512
+    __m512i table = _mm512_loadu_si512(map), low = _mm512_set1_epi16(255);
+    for (; i + 32 <= n; i += 32) {
+        __m512i k = _mm512_loadu_si512(index + i), c = _mm512_permutexvar_epi16(_mm512_srli_epi16(k, 8), table);
+        _mm512_storeu_si512(index + i, _mm512_or_si512(_mm512_slli_epi16(c, 8), _mm512_and_si512(k, low)));
+    }
+#endif
+    for (; i < n; i++) index[i] = (uint16_t)(map[index[i] >> 8] << 8 | (index[i] & 255));
 }
 
 /* By how many half octaves a segment moved more (or less) than the block: twice the logarithm of changed to expected. */
@@ -700,9 +783,51 @@ static int shift_of(uint64_t expected, uint64_t changed) {
     if (expected < 8192 && a < 8192) return 0;
     if (a < 1024) a = 1024;
     if (expected < 1024) expected = 1024;
-    while (k < 12 && a * 128 > expected * 152) { expected = expected * 181 / 128; k++; }
-    while (k > -12 && a * 152 < expected * 128) { a = a * 181 / 128; k--; }
+    while (k < FURTHEST && a * 128 > expected * 152) { expected = expected * 181 / 128; k++; }
+    while (k > -FURTHEST && a * 152 < expected * 128) { a = a * 181 / 128; k--; }
     return k;
+}
+
+/* 2^(k/2) in 1/64 for k from -12 to 12. */
+static const uint16_t scale[2 * FURTHEST + 1] = {1, 1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256, 362, 512, 724,
+                                                 1024, 1448, 2048, 2896, 4096};
+/* What telling a column by k half octaves saves, in 1/256 bit for each change expected: (r ln r - r + 1) / ln 2 for
+ * r = 2^(k/2), the divergence of two rates of rare events. */
+static const uint16_t saved[2 * FURTHEST + 1] = {333, 324, 313, 298, 279, 253, 215, 188, 149, 103, 57, 18, 0, 28, 143, 410, 885,
+                                                 1650, 2837, 4549, 7000, 10400, 15100, 21500, 30200};
+
+/* As segment_rates, but for the columns of some rows, each with its own shift: what is expected and what changed is added
+ * to the sums of every column. `work` has room for 32 values. */
+static void column_rates(const uint16_t *x, const uint16_t *p, size_t columns, unsigned shift, unsigned top,
+                         const uint16_t rate[WINDOW], int k, uint32_t *expected, uint32_t *changed) {
+    uint16_t scaled[WINDOW];
+    for (int v = 0; v < WINDOW; v++) {
+        uint32_t r = (uint32_t)rate[v] * scale[k + FURTHEST] >> 6;
+        scaled[v] = (uint16_t)(r < 4096 ? r : 4096);
+    }
+    size_t i = 0;
+#if WIDE == 512
+    __m512i table = _mm512_loadu_si512(scaled), one = _mm512_set1_epi16(1);
+    for (; i + 32 <= columns; i += 32) {
+        __m512i parent = _mm512_loadu_si512(p + i);
+        __m512i e = _mm512_srl_epi16(_mm512_and_si512(parent, _mm512_set1_epi16(0x7FFF)), _mm_cvtsi32_si128((int)shift));
+        __m512i v = _mm512_min_epu16(_mm512_subs_epu16(_mm512_set1_epi16((short)top), e), _mm512_set1_epi16(WINDOW - 1));
+        __m512i r = _mm512_permutexvar_epi16(v, table);
+        __m512i d = _mm512_maskz_mov_epi16(_mm512_cmpneq_epu16_mask(_mm512_loadu_si512(x + i), parent), one);
+        for (int h = 0; h < 2; h++) {
+            __m512i r32 = _mm512_cvtepu16_epi32(h ? _mm512_extracti64x4_epi64(r, 1) : _mm512_castsi512_si256(r));
+            __m512i d32 = _mm512_cvtepu16_epi32(h ? _mm512_extracti64x4_epi64(d, 1) : _mm512_castsi512_si256(d));
+            uint32_t *es = expected + i + 16 * h, *cs = changed + i + 16 * h;
+            _mm512_storeu_si512(es, _mm512_add_epi32(_mm512_loadu_si512(es), r32));
+            _mm512_storeu_si512(cs, _mm512_add_epi32(_mm512_loadu_si512(cs), d32));
+        }
+    }
+#endif
+    for (; i < columns; i++) {
+        unsigned v = below(top, p[i], shift, 0);
+        expected[i] += scaled[v < WINDOW ? v : WINDOW - 1];
+        changed[i] += x[i] != p[i];
+    }
 }
 
 /* Where all of the parent's small values became zero and no other did: the least magnitude that stayed, else 0. */
@@ -752,11 +877,12 @@ static size_t escape_all(const Tables *t, const uint16_t *x, uint16_t *index, si
     return count;
 }
 
-static inline void index_near(const uint16_t *x, const uint16_t *p, size_t n, uint16_t base, uint16_t most, const unsigned shift,
-                              const unsigned unit, uint16_t *index) {
+/* `columns`: what is added to the base of each element; zeros where columns are not told apart. */
+static inline void index_near(const uint16_t *x, const uint16_t *p, size_t n, uint16_t base, const uint16_t *columns, uint16_t most,
+                              const unsigned shift, const unsigned unit, uint16_t *index) {
     for (size_t i = 0; i < n; i++) {
         uint16_t e = (uint16_t)((uint16_t)((uint16_t)(p[i] & 0x7FFF) >> shift) << unit);
-        uint16_t c = (uint16_t)(base > e ? base - e : 0);
+        uint16_t above = (uint16_t)(base + columns[i]), c = (uint16_t)(above > e ? above - e : 0);
         c = c < most ? c : most;
         uint16_t d = (uint16_t)(ordered(x[i]) - ordered(p[i]));
         uint16_t z = (uint16_t)((uint16_t)(d << 1) ^ (uint16_t)-(d >> 15));
@@ -765,14 +891,14 @@ static inline void index_near(const uint16_t *x, const uint16_t *p, size_t n, ui
     }
 }
 
-/* `groups`: of 32 elements in a segment, at least 1. `p` NULL: alone. `index`, `work`, `apart`: room for n + LANES.
+/* `groups`: of 32 elements in a segment, at least 1; `columns`: whether a segment is a row. `p` NULL: alone. `index`, `work`, `apart`: room for n + LANES.
  * Returns the bytes of the block, or TOO_LONG where they would be more than `room`. */
-int64_t pressroom_floats_encode(const uint16_t *x, const uint16_t *p, size_t n, unsigned shift, size_t groups, uint16_t *index,
-                                uint16_t *work, uint16_t *apart, uint8_t *out, size_t room, void *memory) {
+int64_t pressroom_floats_encode(const uint16_t *x, const uint16_t *p, size_t n, unsigned shift, size_t groups, int columns,
+                                uint16_t *index, uint16_t *work, uint16_t *apart, uint8_t *out, size_t room, void *memory) {
     Tables *t = tables_of(memory);
     size_t length = groups * GROUP, segments = segments_of(n, groups);
     if (room < HEAD) return TOO_LONG;
-    Head head = {p ? NEAR : ALONE, 0, (uint8_t)shift, 1, (uint32_t)n, 0, 0, (uint16_t)groups, 8, CONTEXTS - 1, 0};
+    Head head = {p ? NEAR : ALONE, 0, (uint8_t)shift, 1, (uint32_t)n, 0, 0, (uint16_t)groups, 8, CONTEXTS - 1, 0, 0};
     Bits b = {out + HEAD, out + room, 0, 0, 0};
     int different = 0;
     if (p) {
@@ -781,7 +907,13 @@ int64_t pressroom_floats_encode(const uint16_t *x, const uint16_t *p, size_t n, 
         if (zeros >= 8) least = pruned_below(x, p, n);
         if (least) head.shift = head.unit = 0;
         head.top = (uint16_t)(least ? least : 2 * highest + 8);
-        head.most = (uint16_t)(least ? 1 : last_context(p, n, shift, head.top));
+        if (least) head.most = 1;
+        /* The columns' sums and shifts lie in `apart` until the escapes need it: three times the length of a row. */
+        int by_column = !least && columns && n >= 16 * length && 6 * length + LANES <= n;
+        uint32_t *expect = (uint32_t *)(void *)apart, *differ = expect + length;
+        uint16_t *add = (uint16_t *)(void *)(differ + length);
+        int8_t *ks = (int8_t *)work;
+        memset(apart, 0, by_column ? 10 * length : 0);
         for (size_t s = 0; s < segments; s++) {
             size_t from = s * length, count = n - from < length ? n - from : length;
             int k = 0;
@@ -789,17 +921,36 @@ int64_t pressroom_floats_encode(const uint16_t *x, const uint16_t *p, size_t n, 
                 uint64_t expected, changed;
                 segment_rates(x + from, p + from, count, shift, highest, rate, &expected, &changed);
                 k = shift_of(expected, changed);
-                unsigned z = (unsigned)(k < 0 ? -2 * k - 1 : 2 * k);
-                bits_put(&b, (1u << z) - 1, z + 1);
+                put_shift(&b, k);
                 different |= k;
             }
-            int above = (int)head.top + k;
+            if (by_column) column_rates(x + from, p + from, count, shift, highest, rate, k, expect, differ);
+            ks[s] = (int8_t)k;
+        }
+        if (by_column) {
+            uint64_t gain = 0, cost = 0;
+            for (size_t i = 0; i < length; i++) {
+                int k = shift_of(expect[i], differ[i]);
+                gain += (uint64_t)expect[i] * saved[k + FURTHEST];
+                cost += (uint64_t)(k < 0 ? -2 * k : 2 * k + 1);
+                add[i] = (uint16_t)(k + FURTHEST);
+            }
+            by_column = (gain >> 20) > 2 * cost;
+            if (by_column) {
+                for (size_t i = 0; i < length; i++) put_shift(&b, (int)add[i] - FURTHEST);
+                head.flags = SEGMENTS | COLUMNS;
+            }
+        }
+        if (!by_column) memset(add = apart, 0, 2 * (length < n ? length : n));
+        for (size_t s = 0; s < segments; s++) {
+            size_t from = s * length, count = n - from < length ? n - from : length;
+            int above = (int)head.top + ks[s] - (by_column ? FURTHEST : 0);
             uint16_t base = (uint16_t)(above < 0 ? 0 : above);
             /* The constants let the compiler shift all 16-bit lanes at once. */
-            if (!head.unit) index_near(x + from, p + from, count, base, head.most, 0, 0, index + from);
-            else if (shift == 7) index_near(x + from, p + from, count, base, head.most, 7, 1, index + from);
-            else if (shift == 10) index_near(x + from, p + from, count, base, head.most, 10, 1, index + from);
-            else index_near(x + from, p + from, count, base, head.most, shift, 1, index + from);
+            if (!head.unit) index_near(x + from, p + from, count, base, add, head.most, 0, 0, index + from);
+            else if (shift == 7) index_near(x + from, p + from, count, base, add, head.most, 7, 1, index + from);
+            else if (shift == 10) index_near(x + from, p + from, count, base, add, head.most, 10, 1, index + from);
+            else index_near(x + from, p + from, count, base, add, head.most, shift, 1, index + from);
         }
     } else {
         uint64_t all = 0;
@@ -811,8 +962,7 @@ int64_t pressroom_floats_encode(const uint16_t *x, const uint16_t *p, size_t n, 
             for (size_t i = 0; i < count; i++) sum += (x[from + i] >> 7) & 255;
             int64_t k = (int64_t)((2 * (uint64_t)sum + count / 2) / count) - middle;
             k = k < -8 ? -8 : k > 7 ? 7 : k;
-            unsigned z = (unsigned)(k < 0 ? -2 * k - 1 : 2 * k);
-            bits_put(&b, (1u << z) - 1, z + 1);
+            put_shift(&b, (int)k);
             different |= k != 0;
             uint16_t *to = index + from;
             const uint16_t *xs = x + from;
@@ -823,12 +973,18 @@ int64_t pressroom_floats_encode(const uint16_t *x, const uint16_t *p, size_t n, 
     bits_end(&b);
     if (b.full) return TOO_LONG;
     uint8_t *at = out + HEAD;
-    if (different) {
-        head.flags = SEGMENTS;
+    if (different || head.flags) {
+        head.flags |= SEGMENTS;
         head.extra = (uint32_t)(b.at - at);
         at = b.at;
     }
     count_all(t, index, n);
+    if (p) {
+        uint16_t map[CONTEXTS];
+        head.starts = merge_contexts(t, head.most);
+        map_contexts(head.starts, map);
+        remap(index, n, map);
+    }
     tables_make(t, p ? COARSE : FINE, p != NULL);
     int pad = padding_of(t->freq);
     for (size_t i = n; i < padded_to_lanes(n); i++) index[i] = (uint16_t)pad;
@@ -865,28 +1021,34 @@ static uint16_t near_value(unsigned symbol, uint16_t parent, const uint8_t **esc
 static inline Half h_ordered(Half v) { return h_xor(v, h_and(h_sign(v), h_all(0x7FFF))); }
 #endif
 
-/* `top`: room for n / GROUP + 2 values. */
+/* `top`: room for n / GROUP + 2 values; `columns`: for n + LANES. */
 int64_t pressroom_floats_decode(const uint8_t *in, size_t length, const uint16_t *p, uint16_t *out, size_t n, uint16_t *top,
-                                void *memory) {
+                                uint16_t *columns, void *memory) {
     Tables *t = tables_of(memory);
     Head head;
     if (length < HEAD) return DAMAGED;
     memcpy(&head, in, HEAD);
-    if (head.kind != (p ? NEAR : ALONE) || head.n != n || !n || !head.groups || head.flags > 1) return DAMAGED;
-    if (head.shift > 14 || head.unit > 1 || head.most >= CONTEXTS || head.zero || (!p && (head.escapes || head.top != 8))) return DAMAGED;
+    if (head.kind != (p ? NEAR : ALONE) || head.n != n || !n || !head.groups || (head.flags != 0 && head.flags != SEGMENTS && head.flags != (SEGMENTS | COLUMNS))) return DAMAGED;
+    if (head.shift > 14 || head.unit > 1 || head.most >= CONTEXTS || head.zero || (!p && (head.escapes || head.top != 8 || head.starts))) return DAMAGED;
+    if (p && !(head.starts & 1)) return DAMAGED;
     const uint8_t *at = in + HEAD, *end = in + length;
     if (head.extra > (size_t)(end - at) || (head.extra && !head.flags)) return DAMAGED;
     BitsIn b = {at, at + head.extra, 0, 0, 0};
     size_t segments = segments_of(n, head.groups), groups = (n + GROUP - 1) / GROUP;
     for (size_t s = 0, g = 0; s < segments; s++) { /* what each group's contexts start from */
-        int k = 0;
-        if (head.flags) {
-            while (bits_get(&b, 1)) if (++k > 30) return DAMAGED;
-            k = k & 1 ? -(k + 1) / 2 : k / 2;
-        }
-        int v = (int)head.top + k;
+        int k = head.flags ? get_shift(&b) : 0, v = (int)head.top + k - (head.flags & COLUMNS ? FURTHEST : 0);
+        if (k < -FURTHEST || k > FURTHEST) return DAMAGED;
         if (!p && (v < 0 || v >= CONTEXTS)) return DAMAGED;
-        for (size_t i = 0; i < head.groups && g < groups; i++) top[g++] = (uint16_t)(v < 0 ? 0 : v > 0xFFFF ? 0xFFFF : v);
+        for (size_t i = 0; i < head.groups && g < groups; i++) top[g++] = (uint16_t)(v < 0 ? 0 : v > 0xFF00 ? 0xFF00 : v);
+    }
+    size_t row = (size_t)head.groups * GROUP;
+    if (head.flags & COLUMNS) {
+        if (!p || row > n) return DAMAGED;
+        for (size_t i = 0; i < row; i++) {
+            int k = get_shift(&b);
+            if (k < -FURTHEST || k > FURTHEST) return DAMAGED;
+            columns[i] = (uint16_t)(k + FURTHEST);
+        }
     }
     if (b.empty || b.at != b.end || b.held) return DAMAGED;
     top[groups] = 0;
@@ -899,17 +1061,26 @@ int64_t pressroom_floats_decode(const uint8_t *in, size_t length, const uint16_t
     const uint8_t *low = at, *escape = at;
     if ((size_t)(end - at) != (p ? 2 * (size_t)head.escapes : n)) return DAMAGED;
     unsigned shift = head.shift, unit = head.unit, most = head.most;
+    uint16_t map[CONTEXTS];
+    map_contexts(head.starts, map);
     int damaged = 0;
     size_t i = 0;
 #if WIDE
     States st = states_load(state);
+    Table table = h_table(map);
+    size_t column = 0;
     if (p) for (; i + LANES <= n; i += LANES) {
         if (words_step(&w)) return DAMAGED;
         for (int h = 0; h < 2; h++) {
             size_t from = i + 32 * (size_t)h;
             Half parent = h_load(p + from), e = h_sll(h_srl(h_and(parent, h_all(0x7FFF)), (int)shift), (int)unit);
-            Half c = h_min(h_subs(h_all(top[from / GROUP]), e), h_all((int)most));
-            Half symbol = step32(t->slots, h_sll(c, COARSE), COARSE, &st, h, &w.at);
+            Half above = h_all(top[from / GROUP]);
+            if (head.flags & COLUMNS) {
+                above = h_add(above, h_load(columns + column));
+                column = column + GROUP < row ? column + GROUP : 0;
+            }
+            Half c = h_min(h_subs(above, e), h_all((int)most));
+            Half symbol = step32(t->slots, h_sll(h_lookup(table, c), COARSE), COARSE, &st, h, &w.at);
             Half d = h_xor(h_srl(symbol, 1), h_sub(h_all(0), h_and(symbol, h_all(1))));
             Half child = h_ordered(h_add(h_ordered(parent), d));
             uint32_t zeros = h_equal(symbol, h_all(ZERO)), escaped = h_equal(symbol, h_all(ESCAPE));
@@ -939,8 +1110,10 @@ int64_t pressroom_floats_decode(const uint8_t *in, size_t length, const uint16_t
         if (count < LANES) memset(given, padding_of(t->freq) >> 8, sizeof given);
         for (size_t l = 0; l < count; l++) {
             unsigned above = top[(i + l) / GROUP];
+            if (head.flags & COLUMNS) above += columns[(i + l) % row];
             if (p) above = below(above, p[i + l], shift, unit);
             above = above < most ? above : most;
+            if (p) above = map[above];
             given[l] = (uint8_t)above;
         }
         if (p) step_given(t, given, COARSE, state, &w, symbol);
