@@ -10,7 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from pressroom.kernel import StoreError
-from pressroom.store.recipes import OPERATIONS, Recipe, Shape, checked, predict, prepare
+from pressroom.store.formats.base import TensorInfo
+from pressroom.store.recipe import Recipe
+from pressroom.store.recipes import OPERATIONS, checked, guesses, predicted
+from pressroom.store.recipes.base import Shape
 from pressroom.store.recipes.values import SIZES, narrowed, widened
 
 Array = NDArray[Any]
@@ -37,12 +40,14 @@ class Parent:
 
 def told(recipe: Recipe, name: str, shape: Shape, parents: Sequence[Parent], rows: int = 0) -> Array:
     """The prediction, made in one piece or some rows at a time."""
-    detail = prepare(checked(recipe), name, shape, parents)
+    operation, filled = OPERATIONS[recipe.op], checked(recipe).parameters
+    assert operation.shape(name, parents, filled) == shape
+    detail = operation.prepare(name, shape, parents, filled)
     assert detail is not None
     step = rows * shape.row or shape.elements
     starts = range(0, shape.elements, step)
     return np.concatenate(
-        [predict(recipe.op, name, shape, parents, detail, s, min(s + step, shape.elements)) for s in starts]
+        [operation.predict(name, shape, parents, detail, s, min(s + step, shape.elements)) for s in starts]
     )
 
 
@@ -75,8 +80,7 @@ def test_int8_by_rows_with_its_scales(rows: int) -> None:
         expected = np.nan_to_num(np.clip(np.rint(wide / scale), -127, 127)).astype(np.int8)
     recipe = Recipe("absmax_int8_row", ("b",))
     assert told(recipe, "w", Shape("I8", (12, 40)), [parent], rows).tobytes() == expected.tobytes()
-    for shape in (Shape("F32", (12, 1)), Shape("F32", (12,))):
-        assert told(recipe, "w_scale", shape, [parent], rows).tobytes() == scale.tobytes()
+    assert told(recipe, "w_scale", Shape("F32", (12, 1)), [parent], rows).tobytes() == scale.tobytes()
 
 
 @pytest.mark.parametrize("rows", [0, 5])
@@ -106,31 +110,54 @@ def test_merging_an_adapter_is_right_to_a_rounding(rows: int) -> None:
 
 
 def test_merging_models_and_casting() -> None:
-    first, second = Parent(w=("F16", weights())), Parent(w=("F32", weights()))
+    first, second = Parent(w=("F32", weights())), Parent(w=("F16", weights()))
     expected = first.values("w") * np.float32(0.3) + second.values("w") * np.float32(0.7)
     recipe = Recipe("linear_merge", ("a", "b"), {"weights": [0.3, 0.7]})
     found = told(recipe, "w", Shape("F32", (12, 40)), [first, second], 5)
     assert found.tobytes() == expected.tobytes()
-    found = told(Recipe("cast", ("a",)), "w", Shape("BF16", (12, 40)), [second], 5)
+    found = told(Recipe("cast", ("a",), {"dtype": "BF16"}), "w", Shape("BF16", (12, 40)), [second], 5)
     assert found.tobytes() == narrowed(second.values("w"), "BF16").tobytes()
 
 
+class Array1(np.ndarray[Any, np.dtype[Any]]):
+    dtype_name = "BF16"
+
+
+def opened(_: int) -> dict[str, Any]:
+    raw = narrowed(weights(), "BF16").view(np.uint16)
+    return {"w": raw.reshape(12, 40).view(Array1), "norm": raw[:40].view(Array1)}
+
+
 @pytest.mark.parametrize(
-    ("recipe", "name", "shape"),
+    ("recipe", "name"),
     [
-        (Recipe("cast", ("a",)), "absent", Shape("BF16", (12, 40))),
-        (Recipe("cast", ("a",)), "w", Shape("BF16", (40, 12))),
-        (Recipe("cast", ("a",)), "w", Shape("Q4_0", (12, 40))),
-        (Recipe("absmax_int8_row", ("a",)), "w", Shape("I8", (480,))),
-        (Recipe("absmax_int8_row", ("a",)), "w_scale", Shape("F32", (11,))),
-        (Recipe("magnitude_prune", ("a",), {"share": 0.0}), "w", Shape("BF16", (12, 40))),
-        (Recipe("magnitude_prune", ("a",)), "w", Shape("F16", (12, 40))),
-        (Recipe("lora_merge", ("a", "a")), "w", Shape("BF16", (12, 40))),
+        (Recipe("cast", ("a",)), "absent"),
+        (Recipe("absmax_int8_row", ("a",)), "norm"),
+        (Recipe("absmax_int8_row", ("a",)), "norm_scale"),
+        (Recipe("magnitude_prune", ("a",), {"share": 0.0}), "w"),
+        (Recipe("magnitude_prune", ("a",)), "norm"),
+        (Recipe("lora_merge", ("a", "a")), "w"),
     ],
 )
-def test_what_a_recipe_does_not_tell_is_left_to_the_codec(recipe: Recipe, name: str, shape: Shape) -> None:
-    parent = Parent(w=("BF16", weights()))
-    assert prepare(checked(recipe), name, shape, [parent] * len(recipe.parents)) is None
+def test_what_a_recipe_does_not_tell_is_left_to_the_codec(recipe: Recipe, name: str) -> None:
+    assert predicted(recipe.op, name, opened, recipe.parameters) is None
+
+
+def test_a_whole_tensor_is_predicted_from_mappings() -> None:
+    assert predicted("absmax_int8_row", "w", opened, {}) is not None
+    assert len(predicted("absmax_int8_row", "w_scale", opened, {}) or b"") == 48
+    assert len(predicted("linear_merge", "w", opened, {"weights": [0.5, 0.5]}) or b"") == 960
+
+
+def test_types_say_which_recipes_are_worth_a_try() -> None:
+    def info(name: str, dtype: str, *shape: int) -> TensorInfo:
+        return TensorInfo(name=name, dtype=dtype, shape=shape, offset=0, nbytes=int(np.prod(shape)))
+
+    parent = [info("w", "BF16", 12, 40), info("v", "BF16", 4, 40), info("norm", "F32", 40)]
+    child = [info("w", "I8", 12, 40), info("v", "I8", 4, 40), info("norm", "BF16", 40), info("new", "I8", 2, 2)]
+    found = [(recipe.op, dict(recipe.parameters), tried.name) for recipe, tried in guesses("d", parent, child)]
+    assert found == [("absmax_int8_row", {"suffix": "_scale"}, "v"), ("cast", {"dtype": "BF16"}, "norm")]
+    assert guesses("d", parent, parent) == []
 
 
 @pytest.mark.parametrize(
@@ -142,7 +169,8 @@ def test_what_a_recipe_does_not_tell_is_left_to_the_codec(recipe: Recipe, name: 
         (Recipe("linear_merge", ("a",), {"weights": [1.0]}), "1 parents"),
         (Recipe("linear_merge", ("a", "b"), {"weights": [1.0]}), "2 parents and 1 weights"),
         (Recipe("magnitude_prune", ("a",), {"sahre": 0.5}), "no parameter 'sahre'"),
-        (Recipe("magnitude_prune", ("a",), {"share": float("nan")}), "is no number"),
+        (Recipe("magnitude_prune", ("a",), {"share": float("nan")}), "is not what it takes"),
+        (Recipe("cast", ("a",), {"dtype": "Q4_K"}), "does not make 'Q4_K'"),
     ],
 )
 def test_recipes_that_are_none(recipe: Recipe, message: str) -> None:
@@ -151,6 +179,6 @@ def test_recipes_that_are_none(recipe: Recipe, message: str) -> None:
 
 
 def test_an_operation_of_a_newer_version_is_named() -> None:
-    with pytest.raises(StoreError, match="'fold', which this version does not know"):
-        predict("fold", "w", Shape("F32", (1,)), [], {}, 0, 1)
+    with pytest.raises(StoreError, match="no operation 'fold' for a recipe, in this version"):
+        predicted("fold", "w", opened, {})
     assert set(OPERATIONS) == {"cast", "absmax_int8_row", "magnitude_prune", "lora_merge", "linear_merge"}

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from pressroom.kernel.errors import StoreError, did_you_mean
-from pressroom.store.recipes.base import Recipe, Shape, Source
+from pressroom.store.recipe import Recipe
+from pressroom.store.recipes.base import Shape, Source
 from pressroom.store.recipes.values import SIZES, Array, narrowed, widened
 
 _FLOATS = ("BF16", "F16", "F32")
@@ -19,12 +20,34 @@ Detail = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`parents`: what its files are called, in order ('…' at the end: any number). `parameters`: names and defaults."""
+    """`parents`: what its files are called, in order ('…' at the end: any number). `parameters`: names and defaults.
+
+    `shape` says of which type and shape a tensor of the result is (None: the operation says nothing of it), `prepare`
+    what is worked out once of the whole tensor (None: as well), `predict` the bytes (uint8) of the elements from
+    `start` to `stop`, whole rows.
+    """
 
     parents: tuple[str, ...]
     parameters: Mapping[str, Any]
+    shape: Callable[[str, Sequence[Source], Mapping[str, Any]], Shape | None]
     prepare: Callable[[str, Shape, Sequence[Source], Mapping[str, Any]], Detail | None]
     predict: Callable[[str, Shape, Sequence[Source], Detail, int, int], Array]
+
+
+def operation(op: str) -> Operation:
+    """The operation of that name.
+
+    Raises:
+        StoreError: there is none.
+    """
+    found = OPERATIONS.get(op)
+    if found is None:
+        raise StoreError(
+            f"there is no operation {op!r} for a recipe, in this version",
+            hint=did_you_mean(op, OPERATIONS, otherwise=f"There are {', '.join(OPERATIONS)}."),
+            asked=op,
+        )
+    return found
 
 
 def checked(recipe: Recipe) -> Recipe:
@@ -33,65 +56,63 @@ def checked(recipe: Recipe) -> Recipe:
     Raises:
         StoreError: there is no such operation, it takes other parents or parameters, or a number is none.
     """
-    operation = OPERATIONS.get(recipe.op)
-    if operation is None:
-        raise StoreError(
-            f"there is no operation {recipe.op!r} for a recipe",
-            hint=did_you_mean(recipe.op, OPERATIONS, otherwise=f"There are {', '.join(OPERATIONS)}."),
-            asked=recipe.op,
-        )
-    wanted = operation.parents
-    enough = len(recipe.parents) >= 2 if "…" in wanted else len(recipe.parents) == len(wanted)
+    wanted = operation(recipe.op)
+    enough = len(recipe.parents) >= 2 if "…" in wanted.parents else len(recipe.parents) == len(wanted.parents)
     if not enough:
         raise StoreError(
-            f"the recipe {recipe.op} takes {', '.join(wanted)}; {len(recipe.parents)} parents are given",
+            f"the recipe {recipe.op} takes {', '.join(wanted.parents)}; {len(recipe.parents)} parents are given",
             hint="Name the files it was made from, in this order.",
             asked=list(recipe.parents),
         )
-    unknown = sorted(set(recipe.parameters) - set(operation.parameters))
+    unknown = sorted(set(recipe.parameters) - set(wanted.parameters))
     if unknown:
         raise StoreError(
             f"the recipe {recipe.op} has no parameter {unknown[0]!r}",
-            hint=f"It has {', '.join(operation.parameters) or 'none'}.",
+            hint=f"It has {', '.join(wanted.parameters) or 'none'}.",
             asked=unknown,
         )
-    parameters = {**operation.parameters, **recipe.parameters}
+    parameters = {**wanted.parameters, **recipe.parameters}
     for name, value in parameters.items():
-        numbers = value if isinstance(value, list | tuple) else [value]
-        if not all(isinstance(v, str) or (isinstance(v, int | float) and math.isfinite(v)) for v in numbers):
+        values = value if isinstance(value, list | tuple) else [value]
+        kind = str if isinstance(wanted.parameters[name], str) else int | float
+        if not all(isinstance(v, kind) and (isinstance(v, str) or math.isfinite(v)) for v in values):
             raise StoreError(
-                f"{name} = {value!r} of the recipe {recipe.op} is no number", hint="Give a finite one.", asked=name
+                f"{name} = {value!r} of the recipe {recipe.op} is not what it takes",
+                hint=f"Give one like {wanted.parameters[name]!r}." if not isinstance(value, list) else "Give numbers.",
+                asked=name,
             )
     if "weights" in parameters and len(parameters["weights"]) != len(recipe.parents):
         raise StoreError(
             f"the recipe {recipe.op} has {len(recipe.parents)} parents and {len(parameters['weights'])} weights",
             hint="Give one weight a parent.",
         )
+    if parameters.get("dtype", "F32") not in _FLOATS:
+        raise StoreError(
+            f"the recipe {recipe.op} does not make {parameters['dtype']!r}",
+            hint=f"It makes {', '.join(_FLOATS)}.",
+            asked=parameters["dtype"],
+        )
     return Recipe(recipe.op, recipe.parents, parameters)
 
 
-def prepare(recipe: Recipe, name: str, shape: Shape, parents: Sequence[Source]) -> Detail | None:
-    """What to remember of this tensor (JSON), or None where the recipe does not tell it. `recipe` must be `checked`."""
-    if shape.dtype not in SIZES:
-        return None
-    return OPERATIONS[recipe.op].prepare(name, shape, parents, recipe.parameters)
+def _same_shape(name: str, parents: Sequence[Source], _: Mapping[str, Any]) -> Shape | None:
+    """Of the first parent's type and shape."""
+    return parents[0].shape(name)
 
 
-def predict(
-    op: str, name: str, shape: Shape, parents: Sequence[Source], detail: Detail, start: int, stop: int
-) -> Array:
-    """The bytes (uint8) that the operation gives for the elements `start` to `stop`, whole rows but for the last.
+def _cast_shape(name: str, parents: Sequence[Source], parameters: Mapping[str, Any]) -> Shape | None:
+    found = parents[0].shape(name)
+    return None if found is None else Shape(str(parameters["dtype"]), found.shape)
 
-    Raises:
-        StoreError: this version does not know the operation.
-    """
-    if op not in OPERATIONS:
-        raise StoreError(
-            f"a tensor is told by the operation {op!r}, which this version does not know",
-            hint="Use the version of Pressroom that wrote it, or a newer one.",
-            asked=op,
-        )
-    return OPERATIONS[op].predict(name, shape, parents, detail, start, stop)
+
+def _int8_shape(name: str, parents: Sequence[Source], parameters: Mapping[str, Any]) -> Shape | None:
+    weight = name.removesuffix(str(parameters["suffix"]))
+    if weight != name:
+        found = parents[0].shape(weight)
+        if found is not None and len(found.shape) == 2:
+            return Shape("F32", (found.shape[0], 1))
+    found = parents[0].shape(name)
+    return None if found is None else Shape("I8", found.shape)
 
 
 def _rows(parent: Source, name: str, shape: Shape, start: int, stop: int) -> Array:
@@ -226,9 +247,9 @@ def _linear(name: str, shape: Shape, parents: Sequence[Source], detail: Detail, 
 
 
 OPERATIONS: dict[str, Operation] = {
-    "cast": Operation(("the file cast",), {}, _cast_prepare, _cast),
-    "absmax_int8_row": Operation(("the file quantised",), {"suffix": "_scale"}, _int8_prepare, _int8),
-    "magnitude_prune": Operation(("the file pruned",), {"share": 0.5}, _prune_prepare, _prune),
-    "lora_merge": Operation(("the base", "the adapter"), {"alpha": 16}, _lora_prepare, _lora),
-    "linear_merge": Operation(("the first file", "…"), {"weights": []}, _linear_prepare, _linear),
+    "cast": Operation(("the file cast",), {"dtype": "F32"}, _cast_shape, _cast_prepare, _cast),
+    "absmax_int8_row": Operation(("the file quantised",), {"suffix": "_scale"}, _int8_shape, _int8_prepare, _int8),
+    "magnitude_prune": Operation(("the file pruned",), {"share": 0.5}, _same_shape, _prune_prepare, _prune),
+    "lora_merge": Operation(("the base", "the adapter"), {"alpha": 16}, _same_shape, _lora_prepare, _lora),
+    "linear_merge": Operation(("the first file", "…"), {"weights": []}, _same_shape, _linear_prepare, _linear),
 }

@@ -1,26 +1,11 @@
-"""What a recipe is: how a file was made from others, so exactly that the store keeps only where that is wrong."""
+"""What an operation sees of the files it is told from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from pressroom.store.recipes.values import Array
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """One known operation on held files.
-
-    `op` is a name in `OPERATIONS`, `parents` the digests of the files it took, in the order the operation names them,
-    `parameters` its numbers (JSON). A recipe is a hint: what it predicts wrongly is kept as a difference, so a file
-    that was made in another way is still given back bit for bit, it only costs more.
-    """
-
-    op: str
-    parents: tuple[str, ...]
-    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
