@@ -281,8 +281,8 @@ def _segments(n: int, groups: int) -> int:
 
 
 def _sampled(x: Array) -> Array:
-    """The elements of every sixteenth group."""
-    return np.concatenate([x[g : g + GROUP] for g in range(0, len(x), 16 * GROUP)])
+    """The elements of every 32nd group."""
+    return np.concatenate([x[g : g + GROUP] for g in range(0, len(x), 32 * GROUP)])
 
 
 def _shift_of(expected: int, changed: int) -> int:
@@ -305,7 +305,7 @@ def _near_contexts(p: Array, top: Array, most: int, shift: int, unit: int) -> Ar
 
 def _look_around(x: Array, p: Array, shift: int) -> tuple[int, Array, int]:
     xs, ps = _sampled(x), _sampled(p)
-    e = ((ps & 0x7FFF) >> shift).astype(np.int64)
+    e = ((ps & 0x7FFF) >> shift & 255).astype(np.int64)
     total = len(e)
     above = np.cumsum(np.bincount(e, minlength=256)[::-1])
     highest = max(0, 255 - int((above <= total // 256).sum()))

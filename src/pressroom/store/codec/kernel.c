@@ -65,24 +65,39 @@ typedef struct {
     int empty;
 } BitsIn;
 
-static uint32_t bits_get(BitsIn *b, unsigned width);
-/* What put_shift has put; beyond all bounds where it is none. */
-static int get_shift(BitsIn *b) {
-    int z = 0;
-    while (bits_get(b, 1)) if (++z > 30) return 99;
-    return z & 1 ? -(z + 1) / 2 : z / 2;
-}
-
-static uint32_t bits_get(BitsIn *b, unsigned width) {
-    while (b->count < width) {
-        if (b->at == b->end) { b->empty = 1; return 0; }
+static inline void bits_fill(BitsIn *b) { /* at least 56 bits, unless there are no more */
+    while (b->count <= 56 && b->at < b->end) {
         b->held |= (uint64_t)*b->at++ << b->count;
         b->count += 8;
+    }
+}
+
+static inline uint32_t bits_get(BitsIn *b, unsigned width) {
+    if (b->count < width) {
+        bits_fill(b);
+        if (b->count < width) { b->empty = 1; return 0; }
     }
     uint32_t value = (uint32_t)(b->held & ((1ull << width) - 1));
     b->held >>= width;
     b->count -= width;
     return value;
+}
+
+/* Ones up to the next zero, which is taken, too; more than 32 where there are too many. */
+static inline unsigned bits_ones(BitsIn *b) {
+    if (b->count < 40) bits_fill(b);
+    unsigned ones = ~b->held ? (unsigned)__builtin_ctzll(~b->held) : 64;
+    if (ones >= b->count) { b->empty = 1; return 99; }
+    b->held >>= ones + 1 > 63 ? 63 : ones + 1;
+    b->count -= ones + 1;
+    return ones;
+}
+
+/* What put_shift has put; beyond all bounds where it is none. */
+static inline int get_shift(BitsIn *b) {
+    unsigned z = bits_ones(b);
+    if (z > 30) return 99;
+    return z & 1 ? -(int)((z + 1) / 2) : (int)(z / 2);
 }
 
 /* A small number: zig-zag, unary. */
@@ -92,9 +107,7 @@ static void put_shift(Bits *b, int k) {
 }
 
 static unsigned length_of(uint32_t v) {
-    unsigned n = 0;
-    while (v) { n++; v >>= 1; }
-    return n;
+    return v ? 32u - (unsigned)__builtin_clz(v) : 0;
 }
 
 /* ---- tables of frequencies ---- */
@@ -180,9 +193,9 @@ static int tables_read(BitsIn *b, uint16_t freq[CONTEXTS][SYMBOLS], unsigned bit
         uint32_t others = 0;
         for (int s = 0; s <= last; s++) {
             if (s == top) { previous = 9; continue; }
-            int z = 0;
-            while (bits_get(b, 1)) if (++z > 28) return DAMAGED;
-            int n = previous + ((z & 1) ? -(z + 1) / 2 : z / 2);
+            unsigned z = bits_ones(b);
+            if (z > 28) return DAMAGED;
+            int n = previous + ((z & 1) ? -(int)((z + 1) / 2) : (int)(z / 2));
             if (n < 0 || n > (int)bits) return DAMAGED;
             uint32_t f = (uint32_t)(n > 0);
             if (n > 1) {
@@ -205,7 +218,7 @@ typedef struct {
     uint32_t slots[CONTEXTS << MOST_BITS]; /* symbol << 24 | frequency << 12 | place in the symbol's range */
     uint16_t freq[CONTEXTS][SYMBOLS];
     uint8_t top[CONTEXTS];
-    uint32_t first[CONTEXTS * SYMBOLS], inverse[CONTEXTS * SYMBOLS];
+    uint64_t codes[CONTEXTS * SYMBOLS]; /* inverse of the frequency << 32 | sum of those before << 16 | frequency */
     uint32_t count[CONTEXTS * SYMBOLS];
     uint16_t part[4][CONTEXTS * SYMBOLS];
 } Tables;
@@ -235,8 +248,7 @@ static void codes_fill(Tables *t) {
         for (int s = 0; s < SYMBOLS; s++) {
             uint32_t f = t->freq[c][s];
             size_t i = (size_t)c * SYMBOLS + (size_t)s;
-            t->first[i] = f | sum << 16;
-            t->inverse[i] = f > 1 ? (uint32_t)((1ull << 32) / f) : 0xFFFFFFFFu;
+            t->codes[i] = (f > 1 ? (1ull << 32) / f : 0xFFFFFFFFull) << 32 | sum << 16 | f;
             sum += f;
         }
     }
@@ -277,6 +289,11 @@ static inline __m128i g4(const uint32_t *t, const uint32_t *i) {
     a = _mm_insert_epi32(a, (int)t[i[2]], 2);
     return _mm_insert_epi32(a, (int)t[i[3]], 3);
 }
+static inline __m512i eight64(const uint64_t *t, const uint32_t *i) {
+    __m128i a = _mm_set_epi64x((long long)t[i[1]], (long long)t[i[0]]), b = _mm_set_epi64x((long long)t[i[3]], (long long)t[i[2]]);
+    __m128i c = _mm_set_epi64x((long long)t[i[5]], (long long)t[i[4]]), d = _mm_set_epi64x((long long)t[i[7]], (long long)t[i[6]]);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_set_m128i(b, a)), _mm256_set_m128i(d, c), 1);
+}
 static inline __m512i gather16(__m512i k, const uint32_t *t) {
     uint32_t i[16] __attribute__((aligned(64)));
     _mm512_store_si512(i, k);
@@ -289,14 +306,18 @@ static inline uint16_t *rans_encode(const Tables *t, const uint16_t *index, size
     uint16_t *at = end;
 #if WIDE == 512
     __m512i x[4], zero = _mm512_setzero_si512();
+    __m512i evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    __m512i odds = _mm512_or_si512(evens, _mm512_set1_epi32(1));
     for (int v = 0; v < 4; v++) x[v] = _mm512_set1_epi32(LOW);
     for (size_t i = n; i;) {
         i -= LANES;
         for (int v = 3; v >= 0; v--) {
             __m512i both = _mm512_loadu_si512(index + i + 32 * (v / 2));
             __m512i k = v & 1 ? _mm512_unpackhi_epi16(both, zero) : _mm512_unpacklo_epi16(both, zero);
-            __m512i first = gather16(k, t->first);
-            __m512i inverse = gather16(k, t->inverse);
+            uint32_t at16[16] __attribute__((aligned(64)));
+            _mm512_store_si512(at16, k);
+            __m512i low8 = eight64(t->codes, at16), high8 = eight64(t->codes, at16 + 8);
+            __m512i first = _mm512_permutex2var_epi32(low8, evens, high8), inverse = _mm512_permutex2var_epi32(low8, odds, high8);
             __m512i f = _mm512_and_si512(first, _mm512_set1_epi32(0xFFFF));
             __m512i y = x[v];
             __mmask16 m = _mm512_cmpge_epu32_mask(y, _mm512_slli_epi32(f, 32 - bits));
@@ -321,11 +342,12 @@ static inline uint16_t *rans_encode(const Tables *t, const uint16_t *index, size
     for (size_t i = n; i;) {
         i -= LANES;
         for (int l = LANES - 1; l >= 0; l--) {
-            uint32_t k = index[i + LANE((size_t)l)], first = t->first[k], f = first & 0xFFFF, x = state[l];
+            uint64_t code = t->codes[index[i + LANE((size_t)l)]];
+            uint32_t f = code & 0xFFFF, x = state[l];
             if (x >= f << (32 - bits)) { *--at = (uint16_t)x; x >>= 16; }
-            uint32_t q = (uint32_t)(((uint64_t)x * t->inverse[k]) >> 32), r = x - q * f;
+            uint32_t q = (uint32_t)(((uint64_t)x * (code >> 32)) >> 32), r = x - q * f;
             if (r >= f) { q++; r -= f; }
-            state[l] = (q << bits) + r + (first >> 16);
+            state[l] = (q << bits) + r + (uint32_t)(code >> 16 & 0xFFFF);
         }
     }
 #endif
@@ -540,7 +562,7 @@ static int64_t section_open(Tables *t, const uint8_t *in, size_t length, unsigne
     if (tables > length - 8 || 4 * LANES > length - 8 - tables) return DAMAGED;
     if (words > (length - 8 - tables - 4 * LANES) / 2) return DAMAGED;
     BitsIn b = {in + 8, in + 8 + tables, 0, 0, 0};
-    if (tables_read(&b, t->freq, bits) || b.at != b.end || b.held) return DAMAGED;
+    if (tables_read(&b, t->freq, bits) || b.at != b.end || b.count > 7 || b.held) return DAMAGED;
     slots_fill(t, bits);
     memcpy(state, in + 8 + tables, 4 * LANES);
     for (int l = 0; l < LANES; l++) if (state[l] < LOW) return DAMAGED;
@@ -684,18 +706,21 @@ static void segment_rates(const uint16_t *x, const uint16_t *p, size_t n, unsign
     *changed = differ;
 }
 
-/* From every sixteenth group: which exponent is the first that matters (1/256 of the elements are above it), how often an
+/* From every 32nd group: which exponent is the first that matters (1/256 of the elements are above it), how often an
  * element so far below it changed, in 1/4096; returns how many of 256 became positive zero. */
 static unsigned look_around(const uint16_t *x, const uint16_t *p, size_t n, unsigned shift, unsigned *top, uint16_t rate[WINDOW]) {
-    uint32_t count[256] = {0}, changed[256] = {0}, total = 0, above = 0, zeros = 0;
-    for (size_t g = 0; g < n; g += 16 * GROUP)
-        for (size_t i = g; i < n && i < g + GROUP; i++) {
-            unsigned e = (p[i] & 0x7FFFu) >> shift;
-            count[e]++;
-            changed[e] += x[i] != p[i];
-            zeros += !x[i] && p[i];
-            total++;
-        }
+    uint64_t both[256] = {0}; /* changed << 32 | counted */
+    uint32_t count[256], changed[256], total = 0, above = 0, zeros = 0;
+    for (size_t g = 0; g < n; g += 32 * GROUP) {
+        size_t end = n - g < GROUP ? n : g + GROUP;
+        for (size_t i = g; i < end; i++) both[(p[i] & 0x7FFFu) >> shift & 255] += (uint64_t)(x[i] != p[i]) << 32 | 1;
+        for (size_t i = g; i < end; i++) zeros += (x[i] == 0) & (p[i] != 0);
+        total += (uint32_t)(end - g);
+    }
+    for (int e = 0; e < 256; e++) {
+        count[e] = (uint32_t)both[e];
+        changed[e] = (uint32_t)(both[e] >> 32);
+    }
     unsigned highest = 255;
     while (highest && (above += count[highest]) <= total / 256) highest--;
     uint32_t by_count[WINDOW] = {0}, by_changed[WINDOW] = {0};
@@ -712,7 +737,7 @@ static unsigned look_around(const uint16_t *x, const uint16_t *p, size_t n, unsi
 }
 
 /* The binary logarithm in 1/256, of whole numbers below 2^40, in whole numbers: every machine takes the same decisions. */
-static uint64_t logarithm(uint64_t v) {
+static uint64_t worked_out(uint64_t v) {
     unsigned n = 63u - (unsigned)__builtin_clzll(v);
     uint64_t m = n > 15 ? v >> (n - 15) : v << (15 - n), part = 0; /* 1 to 2 in 1/32768 */
     for (int i = 0; i < 8; i++) {
@@ -722,6 +747,12 @@ static uint64_t logarithm(uint64_t v) {
     }
     return (uint64_t)n << 8 | part;
 }
+
+static uint16_t small_logarithms[4096];
+__attribute__((constructor)) static void small_logarithms_make(void) {
+    for (uint64_t v = 1; v < 4096; v++) small_logarithms[v] = (uint16_t)worked_out(v);
+}
+static inline uint64_t logarithm(uint64_t v) { return v < 4096 ? small_logarithms[v] : worked_out(v); }
 
 static uint64_t cost_of(const uint32_t *a, const uint32_t *b) { /* of coding what both have counted in one context */
     uint64_t total = 0, sum = 0;
@@ -739,17 +770,19 @@ static uint64_t cost_of(const uint32_t *a, const uint32_t *b) { /* of coding wha
 static uint32_t merge_contexts(Tables *t, unsigned most) {
     uint32_t starts = 1;
     unsigned own = 0;
+    uint64_t cost = cost_of(t->count, NULL);
     for (unsigned c = 1; c <= most; c++) {
         uint32_t *first = t->count + own * SYMBOLS, *next = t->count + c * SYMBOLS;
-        uint64_t symbols = 0;
+        uint64_t symbols = 0, alone = cost_of(next, NULL), together = cost_of(first, next);
         for (int s = 0; s < SYMBOLS; s++) symbols += next[s] > 0;
-        uint64_t apart = cost_of(first, NULL) + cost_of(next, NULL) + 256 * (20 + 5 * symbols);
-        if (cost_of(first, next) <= apart) {
+        if (together <= cost + alone + 256 * (20 + 5 * symbols)) {
             for (int s = 0; s < SYMBOLS; s++) first[s] += next[s];
             memset(next, 0, SYMBOLS * sizeof *next);
+            cost = together;
         } else {
             starts |= 1u << c;
             own = c;
+            cost = alone;
         }
     }
     return starts;
@@ -1050,7 +1083,7 @@ int64_t pressroom_floats_decode(const uint8_t *in, size_t length, const uint16_t
             columns[i] = (uint16_t)(k + FURTHEST);
         }
     }
-    if (b.empty || b.at != b.end || b.held) return DAMAGED;
+    if (b.empty || b.at != b.end || b.count > 7 || b.held) return DAMAGED;
     top[groups] = 0;
     at += head.extra;
     uint32_t state[LANES];

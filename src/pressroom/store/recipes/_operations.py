@@ -169,7 +169,10 @@ def _int8(name: str, shape: Shape, parents: Sequence[Source], detail: Detail, st
     values = _rows(parents[0], name, shape, start, stop)
     scale = np.abs(values).max(axis=1, keepdims=True) / np.float32(127)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        quotient = np.nan_to_num(np.rint(values / scale), nan=0.0)
+        quotient = np.rint(np.divide(values, scale, out=values), out=values)
+    # Rows of zeros, and those with a value that is none, have no scale to divide by.
+    if not (np.isfinite(scale).all() and scale.all()):
+        quotient = np.nan_to_num(quotient, nan=0.0)
     made: Array = np.clip(quotient, -127, 127).astype(np.int8).reshape(-1).view(np.uint8)
     return made
 
