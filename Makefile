@@ -107,6 +107,6 @@ $(LIGHT): $(SOURCES) | $(BIN)/uv
 	@touch $@
 
 $(DEV): $(SOURCES) | $(BIN)/uv
-	@$(INSTALL) --editable '.[dev]'
+	@$(INSTALL) --editable '.[dev,clients]'
 	@$(COMPILE_OWN)
 	@touch $@ $(LIGHT)

@@ -154,7 +154,7 @@ print(json.dumps([attempt([b"x"]), kept, [blob.digest for blob in store.list()]]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-@pytest.mark.parametrize("call", ["os.write", "_sync"])
+@pytest.mark.parametrize("call", ["os.write", "sync"])
 def test_a_quota_or_a_disk_that_is_full_when_it_syncs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, call: str
 ) -> None:
@@ -165,7 +165,7 @@ def test_a_quota_or_a_disk_that_is_full_when_it_syncs(
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"pressroom.store.backends.file.{call}", full)
+        patch.setattr(f"pressroom.store.places.file.{call}", full)
         with pytest.raises(StoreFullError) as caught:
             store.put([b"x" * 100], size=100)
     assert caught.value.facts["needed"] == 100

@@ -55,6 +55,7 @@ def examine() -> Iterator[Finding]:
     yield _python()
     yield _machine()
     yield from _libraries()
+    yield _codec()
     try:
         workspace = Workspace.open()
     except PressroomError as error:
@@ -102,6 +103,20 @@ def _libraries() -> Iterator[Finding]:
                 found=f"not installed: {purpose}",
                 todo=f"pip install {package}" if required else "",
             )
+
+
+def _codec() -> Finding:
+    from pressroom.store import codec
+
+    path = codec.path_in_use()
+    if path == "numpy":
+        return Finding(
+            name="codec",
+            state="warn",
+            found="NumPy: weights are stored and restored slowly",
+            todo="Install a C compiler (gcc or clang): the kernel is compiled on first use.",
+        )
+    return Finding(name="codec", state="ok", found=f"{path} kernel: stores and restores weights")
 
 
 def _workspace(workspace: Workspace) -> Finding:

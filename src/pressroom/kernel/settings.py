@@ -68,17 +68,51 @@ class MeasureSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StorageSettings:
+    chains: str = _setting(
+        "fast",
+        "fast: a tensor is at most two differences away from one that is stored whole; small: up to five, fewer bytes "
+        "and slower to restore.",
+        choices=("fast", "small"),
+    )
+    threads: int = _setting(0, "Threads that encode and decode; 0 takes the cores.", low=0, high=256)
+    cache_bytes: int = _setting(
+        21_474_836_480,
+        "Bytes that rebuilt files may take under .pressroom/cache; the longest unused go first.",
+        low=0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HubSettings:
+    require_key: bool = _setting(
+        False,
+        "Ask for a key also for reading over loopback. Writing always needs one, and so does everything when the "
+        "gateway binds to more than loopback.",
+    )
+    max_file_bytes: int = _setting(1_099_511_627_776, "Largest file a client may push; a larger one is a 413.", low=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     database: str = _setting(
         "sqlite:///.pressroom/pressroom.db",
         "SQLAlchemy URL of the database; relative paths start at the workspace.",
     )
-    store: str = _setting("file://.pressroom/store", "Where the bytes are kept.")
+    store: str = _setting(
+        "file://.pressroom/store", "Where the bytes are kept: file://directory or s3://bucket/prefix."
+    )
+    tracking: str = _setting(
+        "sqlite:///.pressroom/mlflow.db",
+        "Where runs are tracked: an MLflow tracking URL; relative paths start at the workspace.",
+    )
     engine: str = _setting("llamacpp", "Engine that runs a model when a deployment does not name one.")
     offline: bool = _setting(False, "Never use the network; what would need it is an error.")
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     engines: EnginesSettings = field(default_factory=EnginesSettings)
     measure: MeasureSettings = field(default_factory=MeasureSettings)
+    storage: StorageSettings = field(default_factory=StorageSettings)
+    hub: HubSettings = field(default_factory=HubSettings)
 
 
 def sections() -> dict[str, type]:

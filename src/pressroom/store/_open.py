@@ -28,6 +28,6 @@ def open_store(workspace: Workspace) -> Store:
         raise
     except PluginError as error:
         raise SettingsError(f"store = {url!r}: {error.message}", hint=error.hint, **error.facts) from error
-    store = backend(url, root=workspace.root)
+    store = backend(url, root=workspace.root, storage=workspace.settings.storage)
     assert isinstance(store, Store)
     return store

@@ -7,6 +7,7 @@ class TestMyStore(StoreContract):
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -23,9 +24,10 @@ from pressroom.kernel import (
     NotFoundError,
     Settings,
     StoreError,
+    WeightsError,
     Workspace,
 )
-from pressroom.store import Blob, Store, open_store
+from pressroom.store import Blob, Store, Usage, open_store
 
 _MISSING = "blake3-" + "0" * 64
 # What a caller could hand on from a stranger: none of it may become part of a path or a URL.
@@ -67,6 +69,18 @@ def digest(content: bytes) -> str:
 def some_bytes(seed: object, size: int) -> bytes:
     """As many bytes without a pattern, always the same ones for a seed."""
     return blake3(str(seed).encode()).digest(length=size)
+
+
+def weights_file(path: Path) -> Path:
+    """A safetensors file of two tensors, written to `path`."""
+    a, b = some_bytes("a", 120_000), bytes(40_000)
+    header = {
+        "a": {"dtype": "BF16", "shape": [300, 200], "data_offsets": [0, 120_000]},
+        "b": {"dtype": "F32", "shape": [10_000], "data_offsets": [120_000, 160_000]},
+    }
+    raw = json.dumps(header).encode()
+    path.write_bytes(len(raw).to_bytes(8, "little") + raw + a + b)
+    return path
 
 
 class StoreContract(ABC):
@@ -264,6 +278,53 @@ class StoreContract(ABC):
         store.verify(blob.digest)
         self.alter(store, blob, damaged)
         assert store.put([b"a" * 1000], expected=blob.digest, size=1000) == blob
+        store.verify(blob.digest)
+
+    def test_what_files_cost_and_take(self, store: Store) -> None:
+        assert store.usage() == Usage(0, 0, 0, 0)
+        one, two = store.put([some_bytes(1, 1000)]), store.put([some_bytes(2, 3000)])
+        usage = store.usage()
+        assert (usage.files, usage.logical, usage.reclaimable) == (2, 4000, 0)
+        assert usage.stored >= 4000
+        assert (store.cost(one.digest), store.cost(two.digest)) == (1000, 3000)
+        with pytest.raises(NotFoundError):
+            store.cost(_MISSING)
+
+    @pytest.mark.parametrize("dry_run", [True, False])
+    def test_sweeping_takes_nothing_that_is_held(self, store: Store, dry_run: bool, tmp_path: Path) -> None:
+        store.sweep(dry_run=dry_run)
+        blobs = [store.put([b"kept"]), store.put_file(weights_file(tmp_path / "weights"))]
+        store.sweep(dry_run=dry_run)
+        assert sorted(store.list(), key=lambda blob: blob.size) == blobs
+        for blob in blobs:
+            store.verify(blob.digest)
+
+    def test_weights_are_given_back_bit_for_bit_and_by_tensor(self, store: Store, tmp_path: Path) -> None:
+        path = weights_file(tmp_path / "weights")
+        told: list[int] = []
+        blob = store.put_file(path, near=[_MISSING], progress=told.append)
+        content = path.read_bytes()
+        assert blob == Blob(digest(content), len(content)) == store.put([content[:9], content[9:]])
+        assert sum(told) == len(content) == store.size(blob.digest)
+        with store.open(blob.digest) as file:
+            assert file.read() == content
+            file.seek(-100, os.SEEK_END)
+            assert file.read(50) == content[-100:-50]
+        assert store.path(blob.digest).read_bytes() == content
+        tensors = store.tensors(blob.digest)
+        assert list(tensors) == ["a", "b"]
+        assert (tensors["a"].shape, tensors["a"].dtype_name, tensors["a"].dtype.name) == ((300, 200), "BF16", "uint16")
+        assert tensors["a"].tobytes() + tensors["b"].tobytes() == content[-160_000:]
+        with pytest.raises(WeightsError):
+            store.tensors(store.put([b"no weights"]).digest)
+        with pytest.raises(NotFoundError):
+            store.tensors(_MISSING)
+        store.verify(blob.digest)
+        assert store.delete(blob.digest)
+        assert store.size(blob.digest) is None
+        store.sweep()
+        assert store.usage().files == 1
+        assert store.put_file(path, expected=blob.digest) == blob
         store.verify(blob.digest)
 
     def test_threads_that_put_and_read_at_once(self, store: Store) -> None:

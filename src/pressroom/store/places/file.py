@@ -3,29 +3,28 @@
     NAME                  each piece under its own name, read-only
     tmp/                  what is being written; each file is locked by its writer
 
-A piece gets its name by a rename, after it was synced. Whoever is killed leaves only a file in `tmp/`, whose lock the
-kernel lets go; the next one to open the place removes it.
+A piece gets its name at once and whole, after it was synced. Whoever is killed leaves only a file in `tmp/`, whose lock
+the kernel lets go; the next one to open the place removes it.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import logging
 import os
 import stat
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from pressroom.kernel.errors import NotFoundError, SettingsError, StoreError, StoreFullError
+from pressroom.store.places._temporary import sweep, temporary
 from pressroom.store.places.base import Place, Writer, checked_name
-
-_log = logging.getLogger(__name__)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _TMP = "tmp"
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 class Backend(Place):
@@ -45,44 +44,39 @@ class Backend(Place):
                 hint=f"Move it away, or change the setting store = {url!r}.",
                 path=str(self.directory),
             )
-        self._sweep()
+        sweep(self._tmp)
 
     @contextmanager
     def write(self, *, size: int | None = None) -> Iterator[Writer]:
         with self._failures(size):
-            self._tmp.mkdir(parents=True, exist_ok=True)
+            make_directory(self._tmp)
             self._room_for(size)
-            fd, path = self._temporary()
+            fd, path = temporary(self._tmp)
         try:
             yield _Writer(self, fd, path, size)
         finally:
+            # Before the lock is let go: another process must not find it and take it for a dead writer's.
             path.unlink(missing_ok=True)
             os.close(fd)
 
     def read(self, name: str, offset: int, length: int) -> bytes:
-        out = bytearray(length)
-        self.read_into(name, offset, memoryview(out))
-        return bytes(out)
+        with self._failures(), self._opened(name) as fd:
+            found = os.pread(fd, length, offset)
+            while len(found) < length:  # also where the system gives less than is asked for: 2 GiB at a time
+                more = os.pread(fd, length - len(found), offset + len(found))
+                if not more:
+                    raise _ends(name, fd, offset, length)
+                found += more
+        return found
 
     def read_into(self, name: str, offset: int, out: memoryview) -> None:
-        with self._failures():
-            try:
-                fd = os.open(self._place(name), os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError as error:
-                raise _gone(name) from error
-            try:
-                done = 0
-                while done < len(out):
-                    count = os.preadv(fd, [out[done:]], offset + done)
-                    if not count:
-                        raise StoreError(
-                            f"{name} has {offset + done} bytes, and {len(out)} from {offset} on are asked for",
-                            hint="The store was altered. `press verify` names what is affected.",
-                            name=name,
-                        )
-                    done += count
-            finally:
-                os.close(fd)
+        with self._failures(), self._opened(name) as fd:
+            done = 0
+            while done < len(out):
+                count = os.preadv(fd, [out[done:]], offset + done)
+                if not count:
+                    raise _ends(name, fd, offset, len(out))
+                done += count
 
     def local(self, name: str) -> Path | None:
         if self.size(name) is None:
@@ -93,21 +87,25 @@ class Backend(Place):
         with self._failures():
             try:
                 found = self._place(name).stat()
-            except (FileNotFoundError, NotADirectoryError):
+            except _ABSENT:
                 return None
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        if prefix:
+            checked_name(prefix.removesuffix("/"))
         top = self.directory / prefix.rpartition("/")[0]
         with self._failures():
-            for folder, _, names in os.walk(top):
+            # A folder that cannot be read is an error: taken for empty, it would be a store without its pieces.
+            for folder, folders, names in os.walk(top, onerror=_raise):
                 at = Path(folder)
-                if at == self._tmp:
-                    continue
+                if at == self.directory and _TMP in folders:
+                    folders.remove(_TMP)
                 for name in names:
                     whole = (at / name).relative_to(self.directory).as_posix()
-                    # None: deleted meanwhile.
-                    if whole.startswith(prefix) and (size := self.size(whole)) is not None:
+                    if not whole.startswith(prefix) or not _is_name(whole):
+                        continue  # the system's own files are no pieces
+                    if (size := self.size(whole)) is not None:  # None: deleted meanwhile
                         yield whole, size
 
     def delete(self, name: str) -> bool:
@@ -115,7 +113,7 @@ class Backend(Place):
         with self._failures():
             try:
                 place.unlink()
-            except FileNotFoundError:
+            except _ABSENT:
                 return False
             sync_directory(place.parent)
         return True
@@ -124,38 +122,26 @@ class Backend(Place):
         """Nothing is held open between calls."""
 
     def _place(self, name: str) -> Path:
-        return self.directory / checked_name(name)
+        if checked_name(name).partition("/")[0] == _TMP:
+            raise StoreError(
+                f"{name!r} cannot name a piece of the store",
+                hint=f"{_TMP}/ is where a directory keeps what is being written.",
+                asked=name,
+            )
+        return self.directory / name
 
-    def _temporary(self) -> tuple[int, Path]:
-        while True:
-            path = self._tmp / f"{uuid.uuid4().hex}.part"
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
-                # A sweep may have come between the two lines above and taken the file for a dead writer's.
-                if os.fstat(fd).st_nlink:
-                    return fd, path
-            except BaseException:
-                with suppress(OSError):
-                    path.unlink()
-                os.close(fd)
-                raise
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[int]:
+        try:
+            fd = os.open(self._place(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except _ABSENT as error:
+            raise _gone(name) from error
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise _gone(name)
+            yield fd
+        finally:
             os.close(fd)
-
-    def _sweep(self) -> None:
-        """Remove what killed writers left. What cannot be removed takes room and does no other harm."""
-        for path in self._tmp.glob("*.part"):
-            try:
-                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink(missing_ok=True)
-                finally:
-                    os.close(fd)
-            except (FileNotFoundError, BlockingIOError):
-                continue  # its writer has just ended, or still lives
-            except OSError as error:
-                _log.warning("%s is left over and cannot be removed: %s", path, error.strerror)
 
     def _free(self) -> int:
         found = os.statvfs(self._tmp)
@@ -216,12 +202,26 @@ class _Writer:
             os.fchmod(self._fd, 0o444)
             sync(self._fd)
             target.parent.mkdir(parents=True, exist_ok=True)
-            # Two who do this at once with equal bytes do no harm: one replaces the other.
-            self._path.rename(target)
+            self._name(target)
+            # Also where another one gave the name: that one may not have come to this line yet.
             for directory in (target.parent, *target.parent.parents):
                 sync_directory(directory)
                 if directory == self._place.directory:
                     break
+
+    def _name(self, target: Path) -> None:
+        """Give the file its name, unless something has it already: that stays as it is."""
+        try:
+            os.link(self._path, target)
+        except FileExistsError:
+            return
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            # A file system without hard links. Two who come here at once do no harm: a name means the same bytes, and
+            # one replaces the other.
+            if not target.exists():
+                self._path.rename(target)
 
 
 def sync(fd: int) -> None:
@@ -234,11 +234,43 @@ def sync(fd: int) -> None:
 
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it that are missing, all of them durable."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for directory in reversed(missing):
+        directory.mkdir(exist_ok=True)
+        sync_directory(directory.parent)
+
+
+def _is_name(text: str) -> bool:
+    try:
+        checked_name(text)
+    except StoreError:
+        return False
+    return True
+
+
+def _raise(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
+
+
+def _ends(name: str, fd: int, offset: int, length: int) -> StoreError:
+    return StoreError(
+        f"{name} has {os.fstat(fd).st_size} bytes, and {length} from {offset} on are asked for",
+        hint="The store was altered. `press verify` names what is affected.",
+        name=name,
+    )
 
 
 def _gone(name: str) -> NotFoundError:

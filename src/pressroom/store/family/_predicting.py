@@ -1,0 +1,144 @@
+"""Tensors that a recipe tells from others: what is stored with them, and how their bytes are foretold again."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pressroom.store._tensors import Raw, Tensor, Tensors
+from pressroom.store.family._decoding import DamagedTensorError, Decoder
+from pressroom.store.family._objects import StoredTensor
+from pressroom.store.formats import TensorInfo
+from pressroom.store.recipe import Parent, Recipe, prediction
+
+# Blocks of one tensor are decoded one after the other; two, as threads are at two tensors where one ends.
+_MOST_HELD = 2
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """The bytes that a recipe gives a tensor: `record` is what is stored of it, `parents` the tensors it read."""
+
+    data: bytes
+    record: str
+    parents: tuple[bytes, ...]
+
+
+def foretell(
+    recipe: Recipe, info: TensorInfo, parents: Callable[[int], tuple[Tensors, Mapping[str, bytes]]]
+) -> Foretold | None:
+    """What the recipe says of a tensor, if it says something of that length.
+
+    `parents(n)` are the tensors of the nth parent and their identities by name.
+    """
+    seen: list[dict[str, Any]] = []
+
+    def opened(number: int) -> Parent:
+        tensors, ids = parents(number)
+        return _Watched(tensors, ids, number, seen)
+
+    data = prediction(recipe, info.name, opened)
+    if data is None or len(data) != info.nbytes or not seen:
+        return None
+    record = {"op": recipe.op, "parameters": recipe.parameters, "tensor": info.name, "inputs": seen}
+    ids = tuple(dict.fromkeys(bytes.fromhex(entry["id"]) for entry in seen))
+    return Foretold(data, json.dumps(record, separators=(",", ":")), ids)
+
+
+class _Watched(Mapping[str, Tensor]):
+    """The tensors of a parent; which ones are read is noted."""
+
+    def __init__(self, tensors: Tensors, ids: Mapping[str, bytes], number: int, seen: list[dict[str, Any]]) -> None:
+        self._tensors = tensors
+        self._ids = ids
+        self._number = number
+        self._seen = seen
+
+    def __getitem__(self, name: str) -> Tensor:
+        found = self._tensors[name]
+        info = self._tensors.infos[name]
+        entry = {
+            "parent": self._number,
+            "name": name,
+            "dtype": info.dtype,
+            "shape": list(info.shape),
+            "nbytes": info.nbytes,
+            "id": self._ids[name].hex(),
+        }
+        if entry not in self._seen:
+            self._seen.append(entry)
+        return found
+
+    def __iter__(self) -> Any:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+class Predictions:
+    """Foretells stored tensors again. Safe to use from several threads; holds the last two whole in memory."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[bytes, memoryview] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def __call__(self, tensor: StoredTensor, decoder: Decoder) -> memoryview:
+        """The bytes that the recipe of a stored tensor gives. Raises DamagedTensorError where it gives none."""
+        with self._lock:
+            found = self._held.get(tensor.id)
+            if found is None:
+                found = self._held[tensor.id] = memoryview(self._made(tensor, decoder))
+                if len(self._held) > _MOST_HELD:
+                    self._held.popitem(last=False)
+            return found
+
+    def _made(self, tensor: StoredTensor, decoder: Decoder) -> bytes:
+        assert tensor.recipe is not None
+        try:
+            record = json.loads(tensor.recipe)
+            recipe = Recipe(str(record["op"]), (), dict(record["parameters"]))
+            inputs = [(entry["parent"], _info(entry), bytes.fromhex(entry["id"])) for entry in record["inputs"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedTensorError(tensor.id, "its recipe was altered") from error
+
+        def opened(number: int) -> Parent:
+            ids = {info.name: identity for parent, info, identity in inputs if parent == number}
+            return Tensors(
+                [info for parent, info, _ in inputs if parent == number], lambda info: _whole(decoder, ids[info.name])
+            )
+
+        made = prediction(recipe, str(record["tensor"]), opened)
+        if made is None or len(made) != tensor.nbytes:
+            raise DamagedTensorError(
+                tensor.id,
+                f"the tensor {tensor.id.hex()[:16]}… is stored by the recipe {recipe.op!r}, which this version "
+                "does not follow as the one did that stored it",
+            )
+        return made
+
+
+def _whole(decoder: Decoder, identity: bytes) -> Raw:
+    """All bytes of a tensor, on this thread, each block held against its digest."""
+    tensor = decoder.tensor(identity)
+    out = np.empty(tensor.nbytes, np.uint8)
+    for number in range(tensor.count):
+        start, length = tensor.span(number)
+        decoder.block(identity, number, out.data[start : start + length])
+    return out
+
+
+def _info(entry: Mapping[str, Any]) -> TensorInfo:
+    return TensorInfo(
+        name=str(entry["name"]),
+        dtype=str(entry["dtype"]),
+        shape=tuple(entry["shape"]),
+        offset=0,
+        nbytes=int(entry["nbytes"]),
+    )
