@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +14,12 @@ from pressroom.kernel import (
     NetworkError,
     Progress,
     SourceError,
-    StoreFullError,
     UnsafeWeightsError,
     Workspace,
 )
-from pressroom.registry import pull
+from pressroom.registry import Pulled, Registry, pull
 
-from .servers import Hub, hub
+from .servers import File, Hub, hub, site
 from .test_path_source import notes, nothing_kept
 from .weights import config_bytes, gguf_bytes, pickle_bytes, safetensors_bytes
 
@@ -150,15 +150,141 @@ def test_no_hub(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "HF_ENDPOINT" in caught.value.hint and nothing_kept(workspace)
 
 
-def test_a_full_disk(workspace: Workspace, served: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
+def test_a_pull_that_was_stopped_goes_on(workspace: Workspace, served: Hub) -> None:
+    served.manner["model.safetensors"] = File(cuts=[10], hang=True)
 
-    from huggingface_hub import HfApi
+    def stop(_: Progress) -> None:
+        if "model.safetensors" in served.downloaded():
+            raise KeyboardInterrupt
 
-    def full(*_: object, **__: object) -> str:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    end = workspace.events.subscribe(Progress, stop)
+    with pytest.raises(KeyboardInterrupt):
+        pull(workspace, "hf:org/tiny", connections=1)
+    end()
+    served.manner.clear()
+    before = served.downloaded()
+    assert before == ["README.md", "config.json", "model.safetensors"]
+    assert pull(workspace, "hf:org/tiny", connections=1).number == 1
+    # What came whole is not fetched again, and of the rest only what is missing.
+    assert served.downloaded()[len(before) :] == ["model.safetensors", "tokenizer.json"]
+    assert served.sent == sum(len(served.files[name]) for name in {*served.downloaded()})
+    assert list(workspace.path("tmp").iterdir()) == []
 
-    monkeypatch.setattr(HfApi, "hf_hub_download", full)
-    with pytest.raises(StoreFullError):
+
+def test_a_hub_that_asks_to_wait(workspace: Workspace, served: Hub) -> None:
+    served.status = 429
+    with pytest.raises(NetworkError, match="429"):
         pull(workspace, "hf:org/tiny")
     assert nothing_kept(workspace)
+
+
+def test_names_of_a_hub_are_shown_without_what_a_terminal_obeys(workspace: Workspace, served: Hub) -> None:
+    served.files.clear()
+    served.files |= {"a\x1b[2J.gguf": gguf_bytes(), "b\u202e.gguf": gguf_bytes(seed=1)}
+    with pytest.raises(SourceError) as caught:
+        pull(workspace, "hf:org/tiny")
+    assert caught.value.hint.isprintable() and "\\x1b" in caught.value.hint
+    with pytest.raises(SourceError) as caught:
+        pull(workspace, "hf:org/tiny#a\x1b[2J.gguf")
+    assert caught.value.message.isprintable()
+    assert served.downloaded() == [] and nothing_kept(workspace)
+
+
+def shard(name: str, body: bytes) -> bytes:
+    header = json.dumps({name: {"dtype": "U8", "shape": [len(body)], "data_offsets": [0, len(body)]}}).encode()
+    return len(header).to_bytes(8, "little") + header + body
+
+
+def in_shards(served: Hub, tensors: dict[str, bytes]) -> list[str]:
+    del served.files["model.safetensors"]
+    names = {tensor: f"model-{n:05}-of-{len(tensors):05}.safetensors" for n, tensor in enumerate(tensors, 1)}
+    served.files |= {names[tensor]: shard(tensor, body) for tensor, body in tensors.items()}
+    served.files["model.safetensors.index.json"] = json.dumps({"metadata": {}, "weight_map": names}).encode()
+    return list(names.values())
+
+
+def costs(workspace: Workspace) -> list[Pulled]:
+    seen: list[Pulled] = []
+    workspace.events.subscribe(Pulled, seen.append)
+    return seen
+
+
+def test_several_shards_at_once(workspace: Workspace, served: Hub) -> None:
+    names = in_shards(served, {tensor: bytes([n]) * (3 << 18) for n, tensor in enumerate("abcd")})
+    served.manner |= {name: File(slow=0.01) for name in names}
+    version = pull(workspace, "hf:org/tiny")
+    assert set(names) < {f.path for f in version.files} and version.metadata["parameters"] == 3 << 20
+    assert served.log.busiest > 2
+    assert served.sent == version.size
+
+
+def test_shards_that_are_cut_go_on_inside(workspace: Workspace, served: Hub) -> None:
+    names = in_shards(served, {tensor: bytes([n]) * (3 << 20) for n, tensor in enumerate("ab")})
+    served.manner |= {name: File(cuts=[1 << 20, 200_000, 3] + [0] * 1000) for name in names}
+    with pytest.raises(NetworkError):
+        pull(workspace, "hf:org/tiny", connections=1)
+    served.manner.clear()
+    version = pull(workspace, "hf:org/tiny", connections=1)
+    assert served.sent == version.size
+
+
+def test_only_what_changed_is_fetched(workspace: Workspace, served: Hub) -> None:
+    """A new commit costs its new files: the others are known by the hub's SHA-256, small ones by their git names."""
+    first, second = in_shards(served, {"a": bytes(100_000), "b": bytes(50_000)})
+    pull(workspace, "hf:org/tiny")
+    served.commit = "d" * 40
+    served.files[second] = shard("b", bytes([1]) * 50_000)
+    before, sent, seen = len(served.downloaded()), served.sent, costs(workspace)
+    version = pull(workspace, "hf:org/tiny")
+    assert version.number == 2
+    assert served.downloaded()[before:] == [second]
+    assert seen[0].fetched == served.sent - sent == len(served.files[second])
+    assert (seen[0].held, seen[0].files) == (5, 6)
+    with Registry(workspace).store.open(next(f.blob for f in version.files if f.path == second)) as file:
+        assert file.read() == served.files[second]
+    assert first in {f.path for f in version.files}
+
+
+def test_what_came_from_elsewhere_is_not_fetched(workspace: Workspace, served: Hub, tmp_path: Path) -> None:
+    """Nobody has asked for its SHA-256 yet: it is the only file of that size."""
+    (tmp_path / "m.safetensors").write_bytes(served.files["model.safetensors"])
+    pull(workspace, str(tmp_path / "m.safetensors"))
+    pull(workspace, "hf:org/tiny")
+    assert sorted(served.downloaded()) == ["README.md", "config.json", "tokenizer.json"]
+
+
+def test_a_small_file_that_was_altered(workspace: Workspace, served: Hub) -> None:
+    """Files that are not large have no SHA-256 on a hub: they are held against their git names."""
+    served.altered["config.json"] = config_bytes().replace(b"128", b"129")
+    with pytest.raises(DigestMismatchError, match="git name"):
+        pull(workspace, "hf:org/tiny")
+    assert nothing_kept(workspace)
+
+
+def test_a_file_of_another_length_than_is_declared(workspace: Workspace, served: Hub) -> None:
+    served.altered["model.safetensors"] = safetensors_bytes(elements=1 << 20)
+    with pytest.raises(DigestMismatchError, match="declared"):
+        pull(workspace, "hf:org/tiny")
+    # It is seen with the first answer.
+    assert nothing_kept(workspace) and served.sent < 2 << 20
+
+
+def test_a_token_stays_with_the_hub(workspace: Workspace, served: Hub) -> None:
+    """It goes along a redirect on the hub, and not to where the hub keeps its files."""
+    with site({f"/{name}": File(body) for name, body in served.files.items()}) as elsewhere:
+        served.elsewhere = elsewhere.url
+        assert pull(workspace, "hf:org/tiny").number == 1
+        assert elsewhere.asked and all("authorization" not in headers for _, _, headers in elsewhere.asked)
+    served.elsewhere, served.commit = "/inside", "d" * 40
+    served.files["config.json"] += b"\n"
+    pull(workspace, "hf:org/tiny")
+    inside = [headers for _, path, headers in served.asked if path.startswith("/inside/")]
+    assert inside and all(headers["authorization"] == "Bearer hf_secret_of_the_tests" for headers in inside)
+
+
+def test_files_that_are_gated(workspace: Workspace, served: Hub) -> None:
+    """Some hubs list what they do not give."""
+    served.manner["model.safetensors"] = File(status=403, code="GatedRepo")
+    with pytest.raises(SourceError, match="gated") as caught:
+        pull(workspace, "hf:org/tiny")
+    assert "terms" in caught.value.hint and nothing_kept(workspace)

@@ -5,9 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import shutil
 import socket
+import ssl
+import subprocess
+import threading
 import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -62,7 +67,13 @@ def test_content_decides_what_a_file_is(workspace: Workspace, web: Site) -> None
 def test_a_cut_is_taken_up_again(workspace: Workspace, web: Site) -> None:
     web.files["/m.gguf"] = File(BIG, cuts=[1000, 50_000, 1])
     assert pull(workspace, f"{web.url}/m.gguf").size == len(BIG)
-    assert web.ranges() == ["bytes=1000-", "bytes=51000-", "bytes=51001-"]
+    assert [asked.partition("-")[0] for asked in web.ranges()] == [
+        "bytes=0",
+        "bytes=1000",
+        "bytes=51000",
+        "bytes=51001",
+    ]
+    assert web.sent == len(BIG)
 
 
 def test_a_run_that_gave_up_is_taken_up_by_the_next(workspace: Workspace, web: Site) -> None:
@@ -73,7 +84,8 @@ def test_a_run_that_gave_up_is_taken_up_by_the_next(workspace: Workspace, web: S
     web.files["/m.gguf"].cuts.clear()
     before = len(web.asked)
     assert pull(workspace, f"{web.url}/m.gguf").size == len(BIG)
-    assert [headers.get("range") for _, _, headers in web.asked[before:]] == ["bytes=1000-"]
+    assert [headers.get("range") for _, _, headers in web.asked[before:]] == [f"bytes=1000-{len(BIG) - 1}"]
+    assert web.sent == len(BIG)
     assert list(workspace.path("tmp").iterdir()) == []
 
 
@@ -177,3 +189,109 @@ def test_errors_of_the_server_and_no_server(workspace: Workspace, web: Site) -> 
         with pytest.raises(NetworkError):
             pull(workspace, f"http://127.0.0.1:{closed.getsockname()[1]}/m.gguf")
     assert nothing_kept(workspace)
+
+
+def test_a_server_that_fails_in_between(workspace: Workspace, web: Site) -> None:
+    """Part of the file, an error, then the rest: once something came, an error is waited out."""
+    file = File(BIG, cuts=[1000])
+    web.files["/m.gguf"] = file
+
+    def fail_once(event: Progress) -> None:
+        if event.done == 1000:
+            file.status = 503
+            threading.Timer(0.05, lambda: setattr(file, "status", 200)).start()
+
+    workspace.events.subscribe(Progress, fail_once)
+    assert pull(workspace, f"{web.url}/m.gguf").size == len(BIG)
+    assert web.sent == len(BIG)
+
+
+def test_a_failed_server_is_asked_again_by_the_next_run(workspace: Workspace, web: Site) -> None:
+    web.files["/m.gguf"] = File(BIG, status=500)
+    with pytest.raises(NetworkError, match="500"):
+        pull(workspace, f"{web.url}/m.gguf")
+    web.files["/m.gguf"].status = 200
+    assert pull(workspace, f"{web.url}/m.gguf").size == len(BIG)
+
+
+def test_lengths_that_are_not_true(workspace: Workspace, web: Site) -> None:
+    web.files["/m.gguf"] = File(BIG, claims=len(BIG) + 10, ranges=False)
+    with pytest.raises(NetworkError):
+        pull(workspace, f"{web.url}/m.gguf")
+    web.files["/n.gguf"] = File(BIG, claims=len(BIG) - 10, ranges=False)
+    with pytest.raises(PressroomError, match="not usable as weights"):
+        pull(workspace, f"{web.url}/n.gguf")
+    # As much is room enough for nobody: said before a byte is written.
+    web.files["/o.gguf"] = File(BIG, claims=1 << 60, ranges=False)
+    with pytest.raises(PressroomError, match="no room"):
+        pull(workspace, f"{web.url}/o.gguf")
+
+
+def test_redirects_are_followed_to_their_end(workspace: Workspace, web: Site) -> None:
+    web.files["/a.gguf"] = File(status=302, headers={"Location": "/b.gguf"})
+    web.files["/b.gguf"] = File(gguf_bytes())
+    assert pull(workspace, f"{web.url}/a.gguf").source == f"{web.url}/a.gguf"
+    web.files["/round.gguf"] = File(status=302, headers={"Location": "/round.gguf"})
+    with pytest.raises(SourceError) as caught:
+        pull(workspace, f"{web.url}/round.gguf")
+    assert "\n" not in caught.value.message
+
+
+@pytest.fixture
+def secure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A server that is reached by https, under a name that is not one of this machine's for Pressroom."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl, which makes a certificate, is not installed")
+    try:
+        socket.create_server(("127.1", 0)).close()
+    except OSError:
+        pytest.skip("127.1 is not this machine here")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(certificate)]
+    command += ["-days", "2", "-subj", "/CN=127.1", "-addext", "subjectAltName=DNS:127.1"]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with site(tls=context) as running:
+        running.url = running.url.replace("http://127.0.0.1", "https://127.1")
+        yield running
+
+
+def test_https(workspace: Workspace, secure: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    secure.files["/m.gguf"] = File(BIG, cuts=[1000])
+    assert pull(workspace, f"{secure.url}/m.gguf").size == len(BIG)
+    assert secure.ranges()[1:] == [f"bytes=1000-{len(BIG) - 1}"] and secure.sent == len(BIG)
+    # A certificate that nobody vouches for is refused.
+    monkeypatch.delenv("SSL_CERT_FILE")
+    with pytest.raises(NetworkError, match="certificate"):
+        pull(workspace, f"{secure.url}/m.gguf")
+
+
+def test_nobody_sends_us_to_this_machine(workspace: Workspace, secure: Site, web: Site) -> None:
+    web.files["/admin"] = File(gguf_bytes())
+    secure.files["/m.gguf"] = File(status=302, headers={"Location": f"{web.url}/admin"})
+    with pytest.raises(SourceError, match="this machine"):
+        pull(workspace, f"{secure.url}/m.gguf")
+    assert web.asked == [] and nothing_kept(workspace)
+
+
+def test_the_words_of_a_server_do_nothing_to_a_terminal(workspace: Workspace) -> None:
+    answer = b"HTTP/1.1 404 gone\x1b[2J\x9b\r\nContent-Length: 0\r\n\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(SourceError, match="404 gone") as caught:
+            pull(workspace, f"http://127.0.0.1:{server.getsockname()[1]}/m.gguf")
+        thread.join()
+    assert caught.value.message.isprintable()

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
+import struct
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pressroom.kernel import NetworkError, Workspace
+from pressroom.kernel import NetworkError, PressroomError, Workspace, WorkspaceError
 from pressroom.registry import Registry, pull
+from pressroom.store import Blob
+from pressroom.store.backends.file import Backend as FileStore
 
-from .servers import File, site
-from .weights import gguf_bytes, model_folder, safetensors_bytes, wheel
+from .servers import File, hub, site
+from .weights import config_bytes, gguf_bytes, model_folder, noise_bytes, safetensors_bytes, wheel
 
 _PULL = """
 import sys
@@ -102,22 +107,56 @@ def test_killed_at_many_moments(tmp_path: Path, index: Path) -> None:
         killed_again_and_again(tmp_path / "web", f"{web.url}/tiny.gguf", "tiny 1", rounds=4, kills=8)
 
 
+def counted(workspace: Workspace) -> int:
+    """Bytes that the journals of pulls under way say are here."""
+    tables = [path.read_bytes().partition(b"\n")[2] for path in workspace.dir.glob("tmp/pull-*/**/*.parts")]
+    return sum(count for table in tables for (count,) in struct.iter_unpack("<Q", table))
+
+
 def test_what_came_before_the_kill_is_not_fetched_again(tmp_path: Path, workspace: Workspace) -> None:
-    content = gguf_bytes(elements=1 << 20)
-    sent = len(content) // 2
-    file = File(content, cuts=[sent], hang=True)
-    with site({"/tiny.gguf": file}) as web:
-        process = pulling(workspace.root, f"{web.url}/tiny.gguf")
-        # The last few kB of what came may still be in the memory of the process.
-        while not any(p.stat().st_size > sent - (1 << 16) for p in workspace.dir.glob("tmp/pull-*/body")):
+    content = noise_bytes(1, 4 << 20)
+    # The first megabyte comes, and of the rest each connection brings something and then hangs.
+    file = File(content, cuts=[1 << 20, 300_000, 1, 70_001, 50], hang=True)
+    with site({"/tiny.safetensors": file}) as web:
+        process = pulling(workspace.root, f"{web.url}/tiny.safetensors")
+        while web.log.hung < 5 or counted(workspace) < web.sent:
             assert process.poll() is None
             time.sleep(0.01)
         process.kill()
         process.communicate()
+        assert 1 << 20 < web.sent < len(content)
         file.hang = False
-        pull(workspace, f"{web.url}/tiny.gguf")
-        (asked,) = web.ranges()
-        assert sent - (1 << 16) < int(asked.removeprefix("bytes=").removesuffix("-")) <= sent
+        version = pull(workspace, f"{web.url}/tiny.safetensors")
+        assert web.sent == len(content)
+        assert Registry(workspace).store.path(version.files[0].blob).read_bytes() == content
+    assert_whole(workspace.root)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_no_byte_is_wrong(tmp_path: Path, workspace: Workspace) -> None:
+    """Killed again and again, every run goes on with what the one before left, and little is fetched twice."""
+    content = noise_bytes(2, 6 << 20)
+    seed = random.randrange(1 << 32)
+    chance = random.Random(seed)
+    print(f"seed {seed}")
+    with site({"/tiny.safetensors": File(content, slow=0.04)}) as web:
+        kills = 0
+        while True:
+            process = pulling(workspace.root, f"{web.url}/tiny.safetensors")
+            try:
+                process.wait(timeout=chance.uniform(0.5, 1.2))
+                break
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+                kills += 1
+        said, errors = process.communicate()
+        assert (process.returncode, said) == (0, "tiny 1\n"), errors
+        # Twice came at most what was under way to the connections of a process when it was killed.
+        assert len(content) <= web.sent <= len(content) + kills * 8 * (256 << 10)
+    with Workspace.open(workspace.root, environ={}) as again:
+        (version,) = Registry(again).list()
+        assert Registry(again).store.path(version.files[0].blob).read_bytes() == content
     assert_whole(workspace.root)
 
 
@@ -152,6 +191,81 @@ def test_a_removal_beside_a_pull_of_the_same_bytes(workspace: Workspace, tmp_pat
         thread.join()
     (version,) = registry.list()
     registry.store.verify(version.files[0].blob)
+
+
+class _Losing(FileStore):
+    """A store in which somebody else collects what was just put and is not registered yet."""
+
+    losses = 0
+
+    def put_file(self, path: Path, **how: Any) -> Blob:
+        blob = super().put_file(path, **how)
+        if type(self).losses:
+            type(self).losses -= 1
+            self.delete(blob.digest)
+        return blob
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "text"])
+def test_bytes_that_are_collected_before_they_are_registered_are_put_again(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr("pressroom.store.backends.file.Backend", _Losing)
+    (tmp_path / "file").write_bytes(gguf_bytes())
+    model_folder(tmp_path / "folder")
+    (tmp_path / "text").write_text("To be", encoding="utf-8")
+    monkeypatch.setattr(_Losing, "losses", 1)
+    version = pull(workspace, str(tmp_path / what), as_data=what == "text")
+    assert _Losing.losses == 0
+    registry = Registry(workspace)
+    assert registry.holds(version) and len(list(registry.store.list())) == len(version.files)
+
+
+def test_bytes_that_are_always_collected_end_in_an_error(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pressroom.store.backends.file.Backend", _Losing)
+    monkeypatch.setattr(_Losing, "losses", 1_000_000)
+    with pytest.raises(PressroomError) as caught:
+        pull(workspace, str(model_folder(tmp_path / "m")))
+    assert caught.value.hint
+    registry = Registry(workspace)
+    assert registry.list() == [] and list(registry.store.list()) == []
+
+
+def test_a_database_that_fails_leaves_no_bytes(workspace: Workspace, tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "tiny")
+    registry = Registry(workspace)
+    with workspace.database.begin() as connection:
+        connection.exec_driver_sql("CREATE TRIGGER fails BEFORE INSERT ON version_files BEGIN SELECT nonsense(); END")
+    with pytest.raises(WorkspaceError):
+        pull(workspace, str(folder))
+    assert registry.list() == [] and list(registry.store.list()) == []
+    with workspace.database.begin() as connection:
+        connection.exec_driver_sql("DROP TRIGGER fails")
+    assert pull(workspace, str(folder)).number == 1
+    assert_whole(workspace.root)
+
+
+def test_a_kill_after_registering_leaves_nothing_for_ever(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = model_folder(tmp_path / "m") / "model.safetensors"
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with site({"/m.safetensors": File(file.read_bytes())}) as web:
+        source = f"{web.url}/m.safetensors#sha256={digest}"
+        with monkeypatch.context() as patch:
+            patch.setattr(Registry, "remember_pull", killed)
+            with pytest.raises(KeyboardInterrupt):
+                pull(workspace, source)
+    # The server is gone, and not needed: the version was registered.
+    assert any(workspace.path("tmp").iterdir())
+    assert pull(workspace, source).number == 1
+    assert_whole(workspace.root)
 
 
 def test_what_was_given_up_is_removed_some_day(workspace: Workspace, tmp_path: Path) -> None:
@@ -192,20 +306,25 @@ def test_a_full_disk(tmp_path: Path, index: Path) -> None:
     unshare = ["unshare", "--user", "--map-root-user", "--mount"]
     if sys.platform != "linux" or subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine does not let a user mount a small disk")
-    big = safetensors_bytes(elements=1 << 20)  # 4 MiB
+    big = noise_bytes(5, 4 << 20)
     (tmp_path / "big.safetensors").write_bytes(big)
     (tmp_path / "fits.gguf").write_bytes(gguf_bytes())
+    folder = model_folder(tmp_path / "folder")  # its small files fit, the big one comes last
+    (folder / "model.safetensors").write_bytes(big)
     wheel(index, "llm-big", "1.0", {"m.gguf": gguf_bytes(elements=1 << 20)})
     wheel(index, "llm-noise", "1.0", {"m.gguf": os.urandom(4 << 20)})
     disk = tmp_path / "disk"
     disk.mkdir()
-    with site({"/big.gguf": File(big), "/endless.gguf": File(big, length=False)}) as web:
+    files = {"model.safetensors": big, "config.json": config_bytes()}
+    with site({"/big.gguf": File(big), "/endless.gguf": File(big, length=False)}) as web, hub(files) as served:
         sources = [
             str(tmp_path / "big.safetensors"),
+            str(folder),
             "pypi:llm-big",
             "pypi:llm-noise",
             f"{web.url}/big.gguf",
             f"{web.url}/endless.gguf",
+            "hf:org/tiny",
         ]
         # In a mount namespace of its own: the small disk is gone with the process.
         command = 'mount -t tmpfs -o size=3m tmpfs "$3" && exec "$0" -c "$1" "${@:3}"'
@@ -215,6 +334,7 @@ def test_a_full_disk(tmp_path: Path, index: Path) -> None:
             capture_output=True,
             text=True,
             check=False,
+            env={**os.environ, "HF_ENDPOINT": served.url},
         )
     assert ran.returncode == 0, ran.stderr
     *refused, last = ran.stdout.splitlines()

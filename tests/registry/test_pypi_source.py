@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
+import tarfile
 import threading
 import zipfile
 from pathlib import Path
@@ -20,7 +22,7 @@ from pressroom.kernel import (
     UnsafeWeightsError,
     Workspace,
 )
-from pressroom.registry import Registry, pull, read_text
+from pressroom.registry import Pulled, Registry, pull, read_text
 
 from .test_path_source import notes, nothing_kept
 from .weights import config_bytes, gguf_bytes, pickle_bytes, safetensors_bytes, wheel
@@ -217,6 +219,15 @@ def test_progress_is_said(workspace: Workspace, index: Path) -> None:
     assert any(event.total and event.done == event.total for event in seen)
 
 
+def test_what_came_over_the_line_is_the_wheel(workspace: Workspace, index: Path) -> None:
+    path = wheel(index, "llm-tiny", "1.0", {"m.gguf": gguf_bytes()})
+    seen: list[Pulled] = []
+    workspace.events.subscribe(Pulled, seen.append)
+    pull(workspace, "pypi:llm-tiny==1.0")
+    pull(workspace, "pypi:llm-tiny==1.0")
+    assert [(cost.fetched, cost.held) for cost in seen] == [(path.stat().st_size, 0), (0, 1)]
+
+
 def test_two_pulls_of_one_source_take_turns(workspace: Workspace, index: Path) -> None:
     wheel(index, "llm-tiny", "1.0", {"m.gguf": gguf_bytes()})
     found = []
@@ -227,3 +238,46 @@ def test_two_pulls_of_one_source_take_turns(workspace: Workspace, index: Path) -
         thread.join()
     assert len(found) == 3 and len({v.digest for v in found}) == 1
     assert len(Registry(workspace).list()) == 1
+
+
+@pytest.mark.parametrize("setting", [None, ":all:", "llm-source"])
+def test_a_source_package_is_not_built(
+    workspace: Workspace, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str | None
+) -> None:
+    trap = f"open({str(tmp_path / 'executed')!r}, 'w')\nfrom setuptools import setup\nsetup(name='llm-source')"
+    with tarfile.open(index / "llm-source-1.0.tar.gz", "w:gz") as archive:
+        for name, text in (
+            ("llm-source-1.0/setup.py", trap),
+            ("llm-source-1.0/PKG-INFO", "Metadata-Version: 2.1\nName: llm-source\nVersion: 1.0\n"),
+        ):
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    if setting is not None:
+        monkeypatch.setenv("PIP_NO_BINARY", setting)
+    with pytest.raises(SourceError, match="no wheel") as caught:
+        pull(workspace, "pypi:llm-source==1.0")
+    assert "run its code" in caught.value.hint
+    assert not (tmp_path / "executed").exists() and nothing_kept(workspace)
+
+
+def test_a_package_that_pip_brings_as_well_is_not_taken_for_the_one_asked(
+    workspace: Workspace, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel(index, "llm-tiny", "1.0", {"m.gguf": gguf_bytes()})
+    wheel(index, "zzz", "1.0", {"z.gguf": gguf_bytes(seed=1)})
+    (tmp_path / "requirements.txt").write_text("zzz\n", encoding="utf-8")
+    monkeypatch.setenv("PIP_REQUIREMENT", str(tmp_path / "requirements.txt"))
+    assert [f.path for f in pull(workspace, "pypi:llm-tiny").files] == ["m.gguf"]
+
+
+def test_a_wheel_without_its_list_of_hashes(workspace: Workspace, index: Path) -> None:
+    made = wheel(index, "llm-tiny", "1.0", {"m.gguf": gguf_bytes()})
+    with zipfile.ZipFile(made) as archive:
+        members = {name: archive.read(name) for name in archive.namelist() if not name.endswith("RECORD")}
+    with zipfile.ZipFile(made, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(SourceError, match="no RECORD"):
+        pull(workspace, "pypi:llm-tiny==1.0")
+    assert nothing_kept(workspace)

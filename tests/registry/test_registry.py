@@ -106,7 +106,10 @@ def test_what_is_not_there_is_said_with_what_is(registry: Registry) -> None:
         registry.get("../../etc")
 
 
-@pytest.mark.parametrize("path", ["", "/etc/passwd", "../up", "a/../../b", "a//b", "./a", "a\\b", "a\0b"])
+_NO_PATHS = ["", "/etc/passwd", "../up", "a/../../b", "a//b", "./a", "a\\b", "a\0b", "c:a", "a\x9b", "a\udcff"]
+
+
+@pytest.mark.parametrize("path", [*_NO_PATHS, "x" * 256, "x/" * 250 + "x"])
 def test_a_path_that_leaves_the_version_is_refused(registry: Registry, path: str) -> None:
     with pytest.raises(ValueError, match="path"):
         registry.register("m", [entry(registry, b"x", path)])
@@ -248,3 +251,36 @@ def test_processes_register_at_once(workspace: Workspace) -> None:
     assert [v.number for v in versions] == list(range(1, len(versions) + 1))
     assert all(registry.store.size(e.blob) == e.size for v in versions for e in v.files)
     assert len(failures) == 3 or len(versions) >= 10
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_figure_is_a_number(registry: Registry, value: float) -> None:
+    make(registry, b"one")
+    with pytest.raises(ValueError, match="perplexity"):
+        registry.add_figures("m", [Figure(name="bytes", value=3), Figure(name="perplexity", value=value)])
+    assert registry.get("m").sheet == ()
+
+
+def test_what_a_kill_left_half_laid_out_goes_with_the_version(registry: Registry, workspace: Workspace) -> None:
+    """Its hard links would keep the bytes on the disk after they were let go."""
+    version = registry.register(
+        "m", [entry(registry, b"a", "model.safetensors"), entry(registry, b"{}", "config.json")]
+    )
+    left = workspace.path("cache", f".{version.digest}-1-2")
+    (left / "model.safetensors").hardlink_to(registry.store.path(version.files[1].blob))
+    registry.materialise(version)
+    registry.delete("m")
+    assert list(workspace.path("cache").iterdir()) == []
+
+
+def test_one_name_of_equal_files_may_go_while_another_uses_them(registry: Registry) -> None:
+    files = [entry(registry, b"a", "model.safetensors"), entry(registry, b"{}", "config.json")]
+    parent = registry.register("a", files)
+    registry.register("b", files)
+    make(registry, b"child", "child", parent=parent.digest)
+    folder = registry.materialise(parent)
+    # The child's parent is still there, as b:1.
+    assert registry.delete("a") == 0
+    assert (folder / "model.safetensors").read_bytes() == b"a"
+    with pytest.raises(InUseError, match="child:1"):
+        registry.delete("b")

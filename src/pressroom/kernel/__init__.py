@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pressroom.kernel.errors import (
     CapabilityError,
     DeployError,
@@ -31,12 +33,24 @@ from pressroom.kernel.errors import (
     nearest,
 )
 from pressroom.kernel.events import Event, Events, Note, Progress
+from pressroom.kernel.lazy import lazily as _lazily
 from pressroom.kernel.machine import Machine, this_machine
 from pressroom.kernel.refs import Ref, is_name
-from pressroom.kernel.settings import EnginesSettings, GatewaySettings, MeasureSettings, Settings
+from pressroom.kernel.settings import (
+    EnginesSettings,
+    GatewaySettings,
+    HubSettings,
+    MeasureSettings,
+    Settings,
+    StorageSettings,
+)
 from pressroom.kernel.workspace import Workspace
 
+if TYPE_CHECKING:
+    from pressroom.kernel.keys import AccessError, Key, Keys
+
 __all__ = [
+    "AccessError",
     "CapabilityError",
     "DeployError",
     "DigestMismatchError",
@@ -46,7 +60,10 @@ __all__ = [
     "Event",
     "Events",
     "GatewaySettings",
+    "HubSettings",
     "InUseError",
+    "Key",
+    "Keys",
     "LockedError",
     "Machine",
     "MalformedWeightsError",
@@ -66,6 +83,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "SourceError",
+    "StorageSettings",
     "StoreError",
     "StoreFullError",
     "UnsafeWeightsError",
@@ -77,3 +95,6 @@ __all__ = [
     "nearest",
     "this_machine",
 ]
+
+# Keys are in the database, and SQLAlchemy takes 0.13 s to import: loaded when used.
+__getattr__ = _lazily(__name__, {"AccessError": "keys", "Key": "keys", "Keys": "keys"})

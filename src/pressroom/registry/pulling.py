@@ -9,43 +9,58 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+import threading
 import time
+import unicodedata
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pressroom.kernel import (
     DigestMismatchError,
+    Event,
+    Events,
     LockedError,
     NetworkError,
     Note,
     PressroomError,
     Progress,
+    Ref,
     RefError,
     SourceError,
-    StoreError,
-    WeightsError,
     Workspace,
     is_name,
-    plugins,
 )
-from pressroom.registry.base import KINDS, FileEntry, Version
+from pressroom.registry._asking import shown as shown_source
+from pressroom.registry._asking import source_called, split
+from pressroom.registry._held import Held, text_digest
+from pressroom.registry._judging import described, judge, judge_kept
+from pressroom.registry.base import KINDS, FileEntry, Version, is_file_path
 from pressroom.registry.registry import Registry
-from pressroom.registry.sources.base import Fetched, Found, Order, Source
-from pressroom.store import WeightsInfo, inspect, inspect_folder, sniff
+from pressroom.registry.sources._naming import shown, without_credentials
+from pressroom.registry.sources.base import CONNECTIONS, Fetched, Found, Order
 
-_PACKAGE = "pressroom.registry.sources"
-_GROUP = "pressroom.sources"
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)
 # Another process may collect unused bytes between our putting and registering them; the files are still here then.
 _ATTEMPTS = 3
 # What nobody has gone on with for so long will not be gone on with.
 _STALE_S = 7 * 24 * 3600.0
-_PACKED = {"zip", "tar", "gzip", "bzip2", "xz", "lzma", "zlib", "lz4", "zstd"}
+_TELL_S = 0.1
 
 
-def source_names() -> list[str]:
-    """The schemes that `pull` understands."""
-    return plugins.names(_PACKAGE, _GROUP)
+@dataclass(frozen=True, slots=True)
+class Pulled(Event):
+    """What a pull cost, in bytes: `logical` is what the version has, `fetched` what came over the line in this run, and
+    `stored` what those of its files take in the store that no other version had. `held` of its `files` were here, and
+    were not fetched."""
+
+    version: Version
+    logical: int
+    fetched: int
+    stored: int
+    files: int
+    held: int
 
 
 def pull(
@@ -54,22 +69,33 @@ def pull(
     *,
     name: str | None = None,
     kind: str | None = None,
+    parent: Ref | str | None = None,
+    tags: Mapping[str, str] | None = None,
+    description: str = "",
+    run: str = "",
     as_data: bool = False,
     refresh: bool = True,
+    connections: int = CONNECTIONS,
 ) -> Version:
     """Bring in what `source` names and register it as `name` (made from the source otherwise).
 
     What was pulled before is not fetched again where the source is exact (a release, a commit, a digest); with
-    `refresh` off, or with the setting `offline` on, also where it is not. `as_data`: a text or a set of rows, not
-    weights. Two pulls of one source take turns.
+    `refresh` off, or with the setting `offline` on, also where it is not. A file of this machine that was changed since
+    is read in any case. `as_data`: a text or a set of rows, not weights. Two pulls of one source take turns.
+
+    `parent` is the version that this one was made from; `kind` is then a fine-tune if nothing else is said. Tags,
+    description and `run` (the id of a tracked run) are also set on a version that was here before. `connections` is
+    how many there may be at once. At the end `Pulled` is emitted to the events of the workspace.
 
     Raises:
-        RefError: `name` cannot be one.
+        RefError: `name` cannot be one, or `parent` is no reference.
+        NotFoundError: there is no such parent; nothing was fetched.
+        AnnotationError: a tag, the description or the run cannot be kept.
         SourceError: the source is not understood, not there, or not fit (NetworkError, OfflineError among them).
         WeightsError: what it brings is unsafe or malformed; nothing is kept.
         DigestMismatchError: what it brings is not what its publisher declares; nothing is kept.
         StoreFullError: no room; nothing is kept.
-        ValueError: there is no such kind.
+        ValueError: there is no such kind, or it is not that of data.
     """
     if name is not None and not is_name(name):
         raise RefError(
@@ -77,29 +103,52 @@ def pull(
             hint="Names use letters, digits, '.', '_' and '-', and start with a letter or a digit.",
             asked=name,
         )
-    kind = kind or ("data" if as_data else "base")
-    if kind not in KINDS:
-        raise ValueError(f"there is no kind {kind!r}; there are {', '.join(KINDS)}")
-    scheme, spec, member = _split(source)
-    backend: Source = plugins.load(_PACKAGE, _GROUP, scheme)()
+    as_data = as_data or kind == "data"
+    kind = kind or ("data" if as_data else "base" if parent is None else "fine-tune")
+    if kind not in KINDS or as_data != (kind == "data"):
+        raise ValueError(f"{kind!r} is no kind of {'data' if as_data else 'model'}; there are {', '.join(KINDS)}")
+    scheme, spec, member = split(source)
+    backend = source_called(scheme)
     exact = backend.exact(spec, member)
     registry = Registry(workspace)
-    asked = _digest(f"{scheme}:{spec}#{member or ''}\0{'data' if as_data else 'weights'}")
+    wish = _Wish(
+        name=name,
+        kind=kind,
+        parent=registry.get(parent) if parent is not None else None,
+        tags=dict(tags or {}),
+        description=description,
+        run=run,
+    )
+    # Without a password: nobody should be able to guess it by trying.
+    asked = _digest(scheme, without_credentials(spec) if scheme == "https" else spec, member, as_data)
     _remove_stale(workspace)
-    with workspace.lock(f"pull-{asked}", purpose=f"pull {_shown(source)}", wait_s=None):
-        known = _known(registry, exact, name, kind) if exact else None
+    with workspace.lock(f"pull-{asked}", purpose=f"pull {shown_source(source)}", wait_s=None):
+        seen = _digest(asked, stamp) if (stamp := backend.stamp(spec)) else asked
+        known = _known(registry, exact, wish) if exact else None
         if known is None and (workspace.settings.offline or not refresh):
-            known = registry.pulled(asked, name)
+            known = registry.pulled(seen, name)
         workdir = workspace.path("tmp", f"pull-{asked}")
         if known is not None:
             # A run that was killed after it registered could not clean up behind itself.
             shutil.rmtree(workdir, ignore_errors=True)
-            return known
+            version = _annotated(registry, known, wish, workspace)
+            files = len(version.files)
+            workspace.events.emit(Pulled(version, version.size, fetched=0, stored=0, files=files, held=files))
+            return version
         order = Order(
-            spec=spec, member=member, workdir=workdir, offline=workspace.settings.offline, events=workspace.events
+            spec=spec,
+            member=member,
+            workdir=workdir,
+            offline=workspace.settings.offline,
+            events=workspace.events,
+            connections=connections,
+            again=registry.pulled(asked) is not None,
+            held=Held(registry, workspace.events),
         )
+        before = {entry.blob for version in registry.list() for entry in version.files}
         try:
-            version = _take(registry, backend.fetch(order), workspace, name=name, kind=kind, as_data=as_data)
+            fetched = backend.fetch(order)
+            version = _take(registry, fetched, workspace, wish, workdir)
         except NetworkError:
             _remove_if_idle(workdir)
             raise
@@ -107,43 +156,171 @@ def pull(
             # Nothing here is worth going on with: refused, altered, or in the way on a full disk.
             shutil.rmtree(workdir, ignore_errors=True)
             raise
-        registry.remember_pull(asked, version)
+        for key in {asked, seen, *(text_digest(found.text) for found in fetched.files if found.text)}:
+            registry.remember_pull(key, version)
         shutil.rmtree(workdir, ignore_errors=True)
+    workspace.events.emit(
+        Pulled(
+            version,
+            version.size,
+            fetched=fetched.fetched,
+            stored=sum(registry.store.cost(blob) for blob in {entry.blob for entry in version.files} - before),
+            files=len(version.files),
+            held=sum(found.blob is not None for found in fetched.files),
+        )
+    )
     return version
 
 
-def _take(
-    registry: Registry, fetched: Fetched, workspace: Workspace, *, name: str | None, kind: str, as_data: bool
-) -> Version:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Wish:
+    """What the version should be called, and what is said of it."""
+
+    name: str | None
+    kind: str
+    parent: Version | None
+    tags: dict[str, str]
+    description: str
+    run: str
+
+    def register(
+        self, registry: Registry, name: str, files: Sequence[FileEntry], *, source: str, metadata: dict[str, Any]
+    ) -> Version:
+        return registry.register(
+            self.name or name,
+            files,
+            kind=self.kind,
+            parent=self.parent.digest if self.parent else None,
+            source=source,
+            metadata=metadata,
+            tags=self.tags,
+            description=self.description,
+            run=self.run,
+        )
+
+
+def _take(registry: Registry, fetched: Fetched, workspace: Workspace, wish: _Wish, workdir: Path) -> Version:
+    """Judge what was fetched, put it into the store and register it."""
+    as_data = wish.kind == "data"
+    _refuse_names(fetched)
     for found in fetched.files:
         _verify(found, fetched.origin, workspace)
-    _judge({found.path: found.local for found in fetched.files}, as_data=as_data)
+    if all(found.local is not None for found in fetched.files):
+        judge({found.path: found.local for found in fetched.files if found.local is not None}, as_data=as_data)
+    near = _near(registry, wish, fetched)
     for attempt in range(1, _ATTEMPTS + 1):
-        entries = []
-        for found in fetched.files:
-            blob = registry.store.put_file(found.local)
-            entries.append(FileEntry(path=found.path, blob=blob.digest, size=blob.size))
+        entries: list[FileEntry] = []
         try:
+            storing = _Storing(registry, fetched, near, workspace.events)
+            for found in fetched.files:
+                entries.append(storing.put(found))  # noqa: PERF401  what was put before a failure is collected
             # Again, and this time what is kept: a file of somebody's folder may have been replaced in between.
-            info = _judge({entry.path: registry.store.path(entry.blob) for entry in entries}, as_data=as_data)
-        except WeightsError:
-            registry.collect(entry.blob for entry in entries)
-            raise
-        try:
-            version = registry.register(
-                name or name_for(fetched.name),
-                entries,
-                kind=kind,
-                source=fetched.origin,
-                metadata=_described(info, sum(entry.size for entry in entries)) if info else {},
-            )
+            blobs = {entry.path: entry.blob for entry in entries}
+            info = judge_kept(registry.store, blobs, workdir, as_data=as_data)
+            size = sum(entry.size for entry in entries)
+            metadata = described(info, size) if info else {}
+            name = name_for(fetched.name)
+            version = wish.register(registry, name, entries, source=fetched.origin, metadata=metadata)
             break
-        except StoreError:
-            if attempt == _ATTEMPTS:
-                raise
+        except PressroomError:
+            if attempt < _ATTEMPTS and any(registry.store.size(entry.blob) is None for entry in entries):
+                continue
+            with suppress(PressroomError):  # why nothing could be kept is the error to hear of
+                registry.collect(entry.blob for entry in entries)
+            raise
     for path, reason in fetched.left_out:
-        workspace.events.emit(Note(f"left out {path}: {reason}"))
+        workspace.events.emit(Note(f"left out {shown(path)}: {reason}"))
+    _say_what_stays(version, wish, workspace)
     return version
+
+
+class _Storing:
+    """Puts the files of one version into the store, and says how far it is."""
+
+    def __init__(self, registry: Registry, fetched: Fetched, near: Sequence[str], events: Events) -> None:
+        self._registry = registry
+        self._near = near
+        self._events = events
+        self._task = f"storing {fetched.name}"
+        self._total = sum(_size(found.local) for found in fetched.files if found.local is not None)
+        self._done = 0
+        self._told = 0.0
+        self._lock = threading.Lock()
+
+    def put(self, found: Found) -> FileEntry:
+        store = self._registry.store
+        if found.blob is not None:
+            return FileEntry(path=found.path, blob=found.blob, size=store.size(found.blob) or 0)
+        assert found.local is not None
+        blob = store.put_file(found.local, near=self._near, progress=self._progress)
+        if found.sha256 is not None:
+            self._registry.remember_sha256(blob.digest, found.sha256)
+        return FileEntry(path=found.path, blob=blob.digest, size=blob.size)
+
+    def _progress(self, count: int) -> None:
+        """A store may tell from several threads."""
+        with self._lock:
+            self._done += count
+            now = time.monotonic()
+            if now - self._told >= _TELL_S or self._done >= self._total:
+                self._told = now
+                self._events.emit(Progress(self._task, self._done, self._total))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # gone: putting it says so
+
+
+def _annotated(registry: Registry, version: Version, wish: _Wish, workspace: Workspace) -> Version:
+    """A version that was here before, with what is said of it now."""
+    if wish.tags or wish.description or wish.run:
+        registry.annotate(
+            version.ref, tags=wish.tags or None, description=wish.description or None, run=wish.run or None
+        )
+        version = registry.get(version.ref)
+    _say_what_stays(version, wish, workspace)
+    return version
+
+
+def _say_what_stays(version: Version, wish: _Wish, workspace: Workspace) -> None:
+    """Equal files are the version they were: what it is and comes from does not change."""
+    if wish.parent is not None and wish.parent.digest not in (version.parent, version.digest):
+        parent = "with another parent" if version.parent else "without a parent"
+        workspace.events.emit(Note(f"{version.name}:{version.number} was registered before, {parent}; that stays"))
+    elif wish.kind != version.kind and (wish.parent is not None or wish.kind != "base"):
+        workspace.events.emit(Note(f"{version.name}:{version.number} was registered before as {version.kind}"))
+
+
+def _near(registry: Registry, wish: _Wish, fetched: Fetched) -> list[str]:
+    """What the files are likely derived from: those of the parent, else of the version that was the newest so far."""
+    name = wish.name or name_for(fetched.name)
+    before = wish.parent or max(
+        (version for version in registry.list() if version.name == name), key=lambda v: v.number, default=None
+    )
+    return [entry.blob for entry in before.files] if before else []
+
+
+def _refuse_names(fetched: Fetched) -> None:
+    """What one file system can hold and another one, or the database, cannot."""
+    plain: dict[str, str] = {}
+    for found in fetched.files:
+        if not is_file_path(found.path):
+            raise SourceError(
+                f"'{shown(found.path)}' cannot be the name of a file of a version",
+                hint="Rename it: UTF-8 of at most 255 bytes, without '\\', control characters and a drive in front.",
+            )
+        same = unicodedata.normalize("NFC", found.path.casefold())
+        if same in plain:
+            raise SourceError(
+                f"'{shown(plain[same])}' and '{shown(found.path)}' are one name where case does not count",
+                hint="Rename or remove one of them: on other machines the one would be taken for the other.",
+            )
+        plain[same] = found.path
+    if re.search(r"[\ud800-\udfff]", fetched.origin):
+        raise SourceError(f"'{shown(fetched.origin)}' is not UTF-8", hint="Rename the folder or the file.")
 
 
 def name_for(text: str) -> str:
@@ -153,77 +330,28 @@ def name_for(text: str) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", name).strip("-._")[:96].rstrip("-._") or "model"
 
 
-def _split(source: str) -> tuple[str, str, str | None]:
-    """Scheme, the rest, and the member behind '#'. A path comes back absolute."""
-    body, hash_mark, member = source.partition("#")
-    found = _SCHEME.fullmatch(body)
-    scheme = found[1].lower() if found else ""
-    if scheme == "http":  # the source says itself where it may be used
-        scheme = "https"
-    named = found is not None and scheme != "path" and scheme in source_names()
-    if not named and (whole := _path(source)) is not None:  # a '#' in a file's own name
-        return "path", str(whole), None
-    if hash_mark and not member:
-        raise SourceError(
-            f"{_shown(source)!r} ends with '#'", hint="Name the file behind it, or leave it out.", asked=_shown(source)
-        )
-    if found is not None and named:
-        return scheme, body if scheme == "https" else found[2], member or None
-    if not body.strip():
-        raise SourceError("the source is empty", hint=_forms(), asked=source)
-    path = _path(body)
-    if path is None and found is not None:
-        raise SourceError(
-            f"{_shown(source)!r} is not a source: there is no scheme {found[1]!r}", hint=_forms(), asked=_shown(source)
-        )
-    return "path", str(path or Path(body).absolute()), member or None
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def _path(text: str) -> Path | None:
-    """The absolute path of something that is there; None where nothing is."""
-    try:
-        path = Path(text).expanduser().absolute()
-        return path if text.strip() and path.exists() else None
-    except (OSError, ValueError, RuntimeError):  # too long; a zero byte; '~' of somebody unknown
-        return None
-
-
-def _forms() -> str:
-    return "Sources: " + ", ".join(plugins.load(_PACKAGE, _GROUP, name).form for name in source_names()) + "."
-
-
-def _digest(text: str) -> str:
-    # Without a password: nobody should be able to guess it by trying.
-    return hashlib.sha256(_without_user(text).encode("utf-8", errors="surrogateescape")).hexdigest()[:16]
-
-
-def _shown(source: str) -> str:
-    found = re.match(r"https?:", source, re.IGNORECASE)
-    return _without_user(source).partition("?")[0] if found else source
-
-
-def _without_user(text: str) -> str:
-    return re.sub(r"(?i)(https?://)[^/?#]*@", r"\1", text)
-
-
-def _known(registry: Registry, origin: str, name: str | None, kind: str) -> Version | None:
-    """The newest version of exactly that origin. One under another name is registered under `name`, too."""
+def _known(registry: Registry, origin: str, wish: _Wish) -> Version | None:
+    """The newest version of exactly that origin. One under another name is registered under this one, too."""
     found = [
         version
         for version in registry.list()
-        if version.source == origin and (version.kind == "data") == (kind == "data") and registry.holds(version)
+        if version.source == origin and (version.kind == "data") == (wish.kind == "data") and registry.holds(version)
     ]
-    named = [version for version in found if name in (None, version.name)]
+    named = [version for version in found if wish.name in (None, version.name)]
     if named or not found:
         return named[-1] if named else None
-    assert name is not None
+    assert wish.name is not None
     same = found[-1]
-    return registry.register(name, same.files, kind=kind, source=origin, metadata=same.metadata)
+    return wish.register(registry, wish.name, same.files, source=origin, metadata=same.metadata)
 
 
 def _verify(found: Found, origin: str, workspace: Workspace) -> None:
-    """Hold a file against the hash that its publisher declares."""
-    if found.sha256 is None:
+    """Hold a file against the hash that its publisher declares, where its source has not done so."""
+    if found.sha256 is None or found.checked or found.local is None:
         return
     digest = hashlib.sha256()
     size, done = found.local.stat().st_size, 0
@@ -237,43 +365,6 @@ def _verify(found: Found, origin: str, workspace: Workspace) -> None:
             f"{found.path} of {origin} has SHA-256 {digest.hexdigest()}, declared {found.sha256}",
             hint="It was altered or cut on its way: pull it again.",
         )
-
-
-def _judge(files: dict[str, Path], *, as_data: bool) -> WeightsInfo | None:
-    """What the weights say of themselves, None for data. Raises WeightsError, and SourceError for data that is none."""
-    if not as_data:
-        if len(files) > 1:
-            return inspect_folder(files)
-        ((name, path),) = files.items()
-        return inspect(path, name=name)
-    for name, path in files.items():
-        kind = sniff(path, name)
-        if kind == "pickle":
-            inspect(path, name=name)  # says why, and the safe way
-        if kind == "empty":
-            raise SourceError(f"{name} is empty", hint="Choose another file.")
-        if kind in _PACKED:
-            raise SourceError(
-                f"{name} is packed ({kind}): what is inside cannot be judged",
-                hint="Unpack it, or choose one file of it with '#' behind the source.",
-            )
-    return None
-
-
-def _described(info: WeightsInfo, size: int) -> dict[str, Any]:
-    described = {
-        "format": info.format,
-        "architecture": info.architecture,
-        "parameters": info.parameters,
-        "tokenizer": info.tokenizer,
-        "vocabulary": info.vocabulary,
-        "context_length": info.context_length,
-        "quantization": info.quantization,
-        "license": info.license,
-        "bits_per_weight": round(8 * size / info.parameters, 4) if info.parameters else None,
-        "header": info.metadata,
-    }
-    return {key: value for key, value in described.items() if value is not None}
 
 
 def _remove_if_idle(workdir: Path) -> None:

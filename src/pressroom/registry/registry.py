@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from pressroom.kernel import InUseError, NotFoundError, Ref, RefError, StoreError, Workspace, did_you_mean, is_name
+from pressroom.kernel import InUseError, NotFoundError, Ref, RefError, StoreError, Workspace, is_name
+from pressroom.registry import _hashes, _layout, _pulls, _rows
 from pressroom.registry import _tables as tables
-from pressroom.registry.base import KINDS, Figure, FileEntry, Version, is_inner_path, manifest_digest
-from pressroom.store import Store, open_store
+from pressroom.registry.aliases import Aliases, holding
+from pressroom.registry.base import (
+    KINDS,
+    Figure,
+    FileEntry,
+    Move,
+    Version,
+    is_file_path,
+    is_version_digest,
+    manifest_digest,
+)
+from pressroom.store import Blob, Store, open_store
 
 # Held while rows and bytes are brought together or taken apart, so that no byte goes between the look and the row.
 _BLOBS_LOCK = "registry-blobs"
@@ -24,6 +34,7 @@ class Registry:
     """The versions of one workspace. Thread-safe; several processes may use it at once.
 
     `holders` are asked before a version is removed; one that returns a sentence keeps it. Upper layers add theirs.
+    `aliases` has the floors.
     """
 
     def __init__(self, workspace: Workspace) -> None:
@@ -31,7 +42,8 @@ class Registry:
         self._database = workspace.database
         self._database.migrate("registry", tables.MIGRATIONS)
         self.store: Store = open_store(workspace)
-        self.holders: list[Callable[[Version], str | None]] = [self._parent_of]
+        self.aliases = Aliases(workspace)
+        self.holders: list[Callable[[Version], str | None]] = [self._parent_of, holding]
 
     def register(
         self,
@@ -42,13 +54,25 @@ class Registry:
         parent: str | None = None,
         source: str = "",
         metadata: dict[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+        description: str = "",
+        run: str = "",
+        figures: Iterable[Figure] = (),
+        number: int = 0,
+        created: float = 0.0,
     ) -> Version:
         """Make these files the newest version of `name`; equal files under that name are the version they were before.
+
+        All of it is one transaction. Of a version that was there before, tags, figures, description and run are set
+        where they are given here, and nothing else changes. `number` is taken where it is above every number the name
+        ever had, else the next one; `created` is for what was made elsewhere.
 
         Raises:
             RefError: the name is not one.
             StoreError: bytes of a file are not held, or not as many as said.
-            ValueError: no files, two of one path, a path that leaves the version, or a kind that does not exist.
+            AnnotationError: a tag, the description or the run cannot be kept.
+            ValueError: no files, two of one path, a path that leaves the version or that no file system keeps, a kind
+                that does not exist, a parent that is no digest, or a figure that cannot be kept.
         """
         if not is_name(name):
             raise RefError(
@@ -61,9 +85,25 @@ class Registry:
         if not files or len({entry.path for entry in files}) != len(files):
             raise ValueError(f"a version has files, each path once; got {[entry.path for entry in files]}")
         for entry in files:
-            if not is_inner_path(entry.path):
+            if not is_file_path(entry.path):
                 raise ValueError(f"the path of a file is relative, plain and uses '/'; got {entry.path!r}")
+        if parent is not None and not is_version_digest(parent):
+            raise ValueError(f"a parent is the digest of a version, sha256- and 64 hexadecimal digits; got {parent!r}")
+        tags = dict(tags or {})
+        sheet = _rows.checked_figures(figures)
+        _rows.checked_words(tags, description, run)
         digest = manifest_digest(files)
+        made = Version(
+            name=name,
+            number=number,
+            digest=digest,
+            kind=kind,
+            files=tuple(files),
+            parent=parent if parent != digest else None,  # equal files are no step
+            source=source,
+            created=created,
+            metadata=metadata or {},
+        )
         with self._workspace.lock(_BLOBS_LOCK, purpose=f"register {name}", wait_s=None):
             for entry in files:
                 held = self.store.size(entry.blob)
@@ -73,11 +113,15 @@ class Registry:
                         hint="Pull it again.",
                         blob=entry.blob,
                     )
-            number = self._insert(name, digest, files, kind, parent, source, metadata or {})
+            with self._database.begin() as connection:
+                number, _ = _rows.insert_version(connection, made)
+                _rows.set_figures(connection, name, number, sheet)
+                _rows.set_words(connection, name, number, tags, description or None, run or None)
+                tables.release(connection, (entry.blob for entry in files))
         return self.get(Ref(name, str(number)))
 
     def get(self, ref: Ref | str) -> Version:
-        """The version a reference means; without number and digest the newest.
+        """The version a reference means, by number, alias or digest; with none of these the newest.
 
         Raises:
             RefError: it is not a reference, or its digest is the beginning of several.
@@ -107,34 +151,58 @@ class Registry:
         return [*found]
 
     def add_figures(self, ref: Ref | str, figures: Iterable[Figure]) -> None:
-        """Put figures on the sheet of a version, in place of those of the same name. Raises NotFoundError."""
+        """Put figures on the sheet of a version, in place of those of the same name.
+
+        Raises:
+            NotFoundError: there is no such version.
+            ValueError: a value is no number (NaN, infinity): JSON and databases have none of these.
+        """
         version = self.get(ref)
-        of_version = (tables.figures.c.name == version.name) & (tables.figures.c.number == version.number)
+        sheet = _rows.checked_figures(figures)
         with self._database.begin() as connection:
-            for figure in figures:
-                same = of_version & (tables.figures.c.figure == figure.name)
-                values = {
-                    "value": figure.value,
-                    "unit": figure.unit,
-                    "how": figure.how,
-                    "measured_on": figure.where,
-                    "at": figure.at or time.time(),
-                }
-                if connection.execute(tables.figures.update().where(same).values(values)).rowcount:
-                    continue
-                count = sa.select(sa.func.count()).select_from(tables.figures).where(of_version)
-                connection.execute(
-                    tables.figures.insert().values(
-                        name=version.name,
-                        number=version.number,
-                        figure=figure.name,
-                        place=connection.scalar(count),
-                        **values,
-                    )
-                )
+            _rows.set_figures(connection, version.name, version.number, sheet)
+
+    def annotate(
+        self,
+        ref: Ref | str,
+        *,
+        tags: Mapping[str, str | None] | None = None,
+        description: str | None = None,
+        run: str | None = None,
+    ) -> Version:
+        """Set tags (None takes one away), the description and the run of a version; what is not given stays.
+
+        Raises:
+            NotFoundError: there is no such version.
+            AnnotationError: one of them cannot be kept.
+        """
+        version = self.get(ref)
+        _rows.checked_words(tags or {}, description, run)
+        with self._database.begin() as connection:
+            _rows.set_words(connection, version.name, version.number, tags or {}, description, run)
+        return self.get(version.ref)
+
+    def promote(self, ref: Ref | str, alias: str, *, why: str = "", key: str | None = None) -> Move:
+        """Let an alias point to a version; `key` is the secret of who asks. Raises as `Aliases.promote` does."""
+        return self.aliases.promote(self.get(ref), alias, why=why, key=key)
+
+    def demote(self, name: str, alias: str, *, why: str = "", key: str | None = None) -> Move:
+        """Let an alias point to nothing. Raises as `Aliases.demote` does."""
+        return self.aliases.demote(name, alias, why=why, key=key)
+
+    def history(self, name: str | None = None, alias: str | None = None) -> Sequence[Move]:
+        """Every move and refusal of a model and an alias, oldest first.
+
+        Raises:
+            NotFoundError: there is neither a model of that name nor a trace of one.
+        """
+        found = self.aliases.history(name, alias)
+        if name is not None and not found:
+            self.list(name)
+        return found
 
     def delete(self, ref: Ref | str) -> int:
-        """Remove a version, and the bytes nothing else refers to; returns how many bytes became free.
+        """Remove a version, and the bytes nothing else refers to; returns how many bytes were let go of.
 
         Raises:
             NotFoundError: there is none.
@@ -145,47 +213,82 @@ class Registry:
             for holder in self.holders:
                 reason = holder(version)
                 if reason:
-                    raise InUseError(
-                        f"{version.name}:{version.number} cannot be removed: {reason}",
-                        hint="Remove or change what holds it first.",
-                        ref=str(version.ref),
-                    )
+                    raise _held(version, reason)
             with self._database.begin() as connection:
-                for table in (tables.pulls, tables.figures, tables.files, tables.versions):
-                    connection.execute(
-                        table.delete().where((table.c.name == version.name) & (table.c.number == version.number))
-                    )
+                # Between the look and here somebody may have promoted it, who holds another lock.
+                pointing = tables.pointing_to(connection, version.name, version.number)
+                if pointing:
+                    raise _held(version, f"{version.name}:{pointing[0]} points to it")
+                _rows.remove_version(connection, version)
                 digest = tables.versions.c.digest
                 again = connection.scalar(sa.select(digest).where(digest == version.digest).limit(1))
             # The row goes first: bytes without a row are collected some day, a row without bytes would be a lie.
             if again is None:
-                shutil.rmtree(self._cached(version), ignore_errors=True)
+                _layout.forget(self._workspace, version.digest)
             return self._collect({entry.blob for entry in version.files})
 
-    def collect(self, blobs: Iterable[str] | None = None) -> int:
+    def loose(self) -> Sequence[Blob]:
+        """Bytes in the store that no version refers to and no lease keeps."""
+        with self._database.reading() as connection:
+            used = tables.used_blobs(connection)
+        return [blob for blob in self.store.list() if blob.digest not in used]
+
+    def collect(self, blobs: Iterable[str] | None = None, *, needed: Collection[str] | None = None) -> int:
         """Let go of bytes that no version refers to, left by a run that was cut; returns how many bytes.
 
-        With `blobs` only those are looked at. Whoever has put bytes and not registered them yet may lose them, is told
-        so by `register`, and puts them again.
+        With `blobs` only those are looked at; without, folders laid out for engines go with them where their version
+        or the process that made them is gone, and with `needed` (digests of versions) those that `leftovers` names
+        then. Whoever has put bytes and not registered them yet may lose them, is told
+        so by `register`, and puts them again; a `lease` keeps them.
         """
         with self._workspace.lock(_BLOBS_LOCK, purpose="collect unused bytes", wait_s=None):
-            return self._collect(set(blobs) if blobs is not None else {blob.digest for blob in self.store.list()})
+            if blobs is not None:
+                return self._collect(set(blobs))
+            for folder in self.leftovers(needed):
+                shutil.rmtree(folder, ignore_errors=True)
+            return self._collect({blob.digest for blob in self.store.list()})
+
+    def leftovers(self, needed: Collection[str] | None = None) -> Sequence[Path]:
+        """Folders laid out for engines whose version, or the process that made them, is not there any more.
+
+        With `needed`, also those of versions that are not among these digests and were not asked for within the hour.
+        """
+        return _layout.leftovers(self._workspace, {version.digest for version in self._select(None)}, needed)
+
+    def lease(self, blobs: Iterable[str], *, seconds: float = 86_400.0) -> None:
+        """Keep these bytes from `collect` for so long, whether they are held already or come soon.
+
+        For whoever puts now and registers later; registering ends the lease.
+        """
+        with (
+            self._workspace.lock(_BLOBS_LOCK, purpose="keep bytes for later", wait_s=None),
+            self._database.begin() as connection,
+        ):
+            tables.lease(connection, blobs, until=time.time() + seconds)
+
+    def sha256(self, blob: str) -> str:
+        """SHA-256 of bytes of the store as hex; read once, then kept. Raises NotFoundError."""
+        return _hashes.sha256(self._database, self.store, blob)
+
+    def by_sha256(self, sha256: str) -> str | None:
+        """The digest of the bytes with this SHA-256, where they are held and `sha256` was once asked or told."""
+        return _hashes.by_sha256(self._database, self.store, sha256)
+
+    def remember_sha256(self, blob: str, sha256: str) -> None:
+        """Keep what somebody who read the bytes anyway found. Raises ValueError where it is no SHA-256."""
+        _hashes.remember(self._database, blob, sha256)
 
     def remember_pull(self, asked: str, version: Version) -> None:
         """Keep that a source, known by the digest `asked` of its text, brought this version."""
-        same = (tables.pulls.c.asked == asked) & (tables.pulls.c.name == version.name)
-        values = {"number": version.number, "at": time.time()}
         with self._database.begin() as connection:
-            if not connection.execute(tables.pulls.update().where(same).values(**values)).rowcount:
-                connection.execute(tables.pulls.insert().values(asked=asked, name=version.name, **values))
+            _pulls.remember(connection, asked, version)
 
     def pulled(self, asked: str, name: str | None = None) -> Version | None:
         """What that source brought when it was last asked, under `name` or any; None where it is not here any more."""
-        query = sa.select(tables.pulls).where(tables.pulls.c.asked == asked).order_by(tables.pulls.c.at.desc())
         with self._database.reading() as connection:
-            rows = connection.execute(query if name is None else query.where(tables.pulls.c.name == name)).all()
-        for row in rows:
-            version = next((v for v in self._select(row.name) if v.number == row.number), None)
+            numbers = _pulls.brought(connection, asked, name)
+        for called, number in numbers:
+            version = next((v for v in self._select(called) if v.number == number), None)
             if version is not None and self.holds(version):
                 return version
         return None
@@ -200,140 +303,26 @@ class Registry:
         Raises:
             NotFoundError: bytes of it are gone.
         """
-        if len(version.files) == 1:
-            return self.store.path(version.files[0].blob)
-        folder = self._cached(version)
-        if folder.is_dir():
-            if _is_whole(folder, version):
-                return folder
-            shutil.rmtree(folder, ignore_errors=True)
-        building = self._workspace.path("cache") / f".{version.digest}-{os.getpid()}-{time.monotonic_ns()}"
-        try:
-            for entry in version.files:
-                target = building / entry.path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                held = self.store.path(entry.blob)
-                try:
-                    target.hardlink_to(held)
-                except OSError:  # another file system, or one without hard links
-                    target.symlink_to(held)
-            building.rename(folder)
-        except OSError as error:
-            if not _is_whole(folder, version):  # else somebody was faster: the same files
-                raise StoreError(
-                    f"the files of {version.name}:{version.number} cannot be laid out in {folder}: {error.strerror}",
-                    hint="Check that the disk has room.",
-                ) from error
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-        return folder
-
-    def _cached(self, version: Version) -> Path:
-        return self._workspace.path("cache") / version.digest
+        return _layout.lay_out(self._workspace, self.store, version)
 
     def _collect(self, candidates: set[str]) -> int:
         with self._database.reading() as connection:
-            used = set(connection.scalars(sa.select(tables.files.c.blob).distinct()))
+            used = tables.used_blobs(connection)
         freed = 0
         for digest in sorted(candidates - used):
             size = self.store.size(digest) or 0
             if self.store.delete(digest):
                 freed += size
+                _hashes.forget(self._database, digest)
         return freed
 
-    def _insert(
-        self,
-        name: str,
-        digest: str,
-        files: Sequence[FileEntry],
-        kind: str,
-        parent: str | None,
-        source: str,
-        metadata: dict[str, Any],
-    ) -> int:
-        with self._database.begin() as connection:
-            if connection.dialect.name == "postgresql":
-                # A database may be shared by workspaces whose locks know nothing of each other.
-                connection.execute(sa.text("LOCK TABLE names IN SHARE ROW EXCLUSIVE MODE"))
-            same = (tables.versions.c.name == name) & (tables.versions.c.digest == digest)
-            known = connection.scalar(sa.select(tables.versions.c.number).where(same))
-            if known is not None:
-                return int(known)
-            last = connection.scalar(sa.select(tables.names.c.last_number).where(tables.names.c.name == name))
-            number = (last or 0) + 1
-            if last is None:
-                connection.execute(tables.names.insert().values(name=name, last_number=number))
-            else:
-                connection.execute(tables.names.update().where(tables.names.c.name == name).values(last_number=number))
-            connection.execute(
-                tables.versions.insert().values(
-                    name=name,
-                    number=number,
-                    digest=digest,
-                    kind=kind,
-                    parent=parent,
-                    source=source,
-                    created=time.time(),
-                    metadata=metadata,
-                )
-            )
-            for entry in files:
-                connection.execute(
-                    tables.files.insert().values(
-                        name=name, number=number, path=entry.path, blob=entry.blob, size=entry.size
-                    )
-                )
-        return number
-
     def _select(self, name: str | None) -> Sequence[Version]:
-        def of(table: sa.Table, *order: sa.ColumnElement[Any]) -> sa.Select[Any]:
-            query = sa.select(table).order_by(table.c.name, table.c.number, *order)
-            return query if name is None else query.where(table.c.name == name)
-
         with self._database.reading() as connection:
-            rows = connection.execute(of(tables.versions)).all()
-            files: dict[tuple[str, int], list[FileEntry]] = {}
-            for row in connection.execute(of(tables.files, tables.files.c.path)):
-                files.setdefault((row.name, row.number), []).append(
-                    FileEntry(path=row.path, blob=row.blob, size=row.size)
-                )
-            figures: dict[tuple[str, int], list[Figure]] = {}
-            for row in connection.execute(of(tables.figures, tables.figures.c.place)):
-                figures.setdefault((row.name, row.number), []).append(
-                    Figure(
-                        name=row.figure, value=row.value, unit=row.unit, how=row.how, where=row.measured_on, at=row.at
-                    )
-                )
-        return [
-            Version(
-                name=row.name,
-                number=row.number,
-                digest=row.digest,
-                kind=row.kind,
-                parent=row.parent,
-                source=row.source,
-                created=row.created,
-                metadata=row.metadata,
-                files=tuple(files.get((row.name, row.number), ())),
-                sheet=tuple(figures.get((row.name, row.number), ())),
-            )
-            for row in rows
-        ]
+            return _rows.read_versions(connection, name)
 
     def _not_found(self, ref: Ref) -> NotFoundError:
         with self._database.reading() as connection:
-            names = list(connection.scalars(sa.select(tables.versions.c.name).distinct()))
-        if ref.name not in names:
-            hint = did_you_mean(ref.name, names, otherwise="`press list` shows what is registered.")
-            return NotFoundError(f"there is no model called {ref.name!r}", hint=hint, asked=str(ref), known=names)
-        numbers = [str(version.number) for version in self._select(ref.name)]
-        if ref.version is not None and ref.number is None:
-            return NotFoundError(
-                f"{ref.name} has no alias {ref.version!r}",
-                hint=f"No aliases are set; its versions are {', '.join(numbers)}.",
-                asked=str(ref),
-            )
-        return NotFoundError(f"{ref} does not exist", hint=f"{ref.name} has {', '.join(numbers)}.", asked=str(ref))
+            return _rows.not_found(connection, ref)
 
     def _parent_of(self, version: Version) -> str | None:
         """The version that names this one as its parent, unless equal files stay under another number or name."""
@@ -344,14 +333,16 @@ class Registry:
         return f"it is the parent of {child.name}:{child.number}" if child is not None else None
 
 
-def _is_whole(folder: Path, version: Version) -> bool:
-    try:
-        return all((folder / entry.path).stat().st_size == entry.size for entry in version.files)
-    except OSError:
-        return False
+def _held(version: Version, reason: str) -> InUseError:
+    return InUseError(
+        f"{version.name}:{version.number} cannot be removed: {reason}",
+        hint="Remove or change what holds it first.",
+        ref=str(version.ref),
+        holder=reason,
+    )
 
 
 def _matches(version: Version, ref: Ref) -> bool:
-    if ref.version is not None and ref.number != version.number:
+    if ref.version is not None and ref.number != version.number and ref.version not in version.aliases:
         return False
     return ref.digest is None or version.digest.startswith(ref.digest)

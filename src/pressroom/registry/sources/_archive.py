@@ -7,7 +7,9 @@ An archive with one bad member is refused whole, because whoever made that membe
 from __future__ import annotations
 
 import base64
+import bz2
 import csv
+import gzip
 import hashlib
 import io
 import lzma
@@ -21,19 +23,33 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any, cast
 
 from pressroom.kernel import Events, Progress, SourceError
 from pressroom.registry.base import is_inner_path
+from pressroom.registry.sources._bounded import Bounded
+from pressroom.registry.sources._naming import shown
 from pressroom.registry.sources._space import room_for, written
 from pressroom.registry.sources.base import Found
 
 _CHUNK = 1 << 20
 # More members than any model has; a directory of millions is there to keep a reader busy.
 _MOST_MEMBERS = 100_000
+# The table of contents of a zip, which is read in one piece: a hundred thousand members take as much.
+_MOST_DIRECTORY = 16 << 20
+# All headers of a tar; one of them (Linux takes 64 kB of extended attributes of a file); and the fields that one says
+# for all members, because each member gets a copy of them.
+_MOST_HEADERS = 64 << 20
+_MOST_HEADER = 128 << 10
+_MOST_FIELDS = 100
 # Weights shrink to a half at best. What grows to more than this, and to more than 1 GiB, is made to fill a disk.
 _MOST_GROWTH = 200
 _NO_BOMB = 1 << 30
+_COMPRESSED: dict[bytes, Callable[[Path], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+}
 _RECORD = re.compile(r"[^/]+\.dist-info/RECORD")
 _MOST_RECORD = 50_000_000
 
@@ -72,13 +88,15 @@ class Archive:
         self._path = path
         self._name = name
         self._held = ExitStack()
+        self._bounds: Bounded
         self.members: dict[str, Member] = {}
 
     def __enter__(self) -> Archive:
         try:
             most = max(_NO_BOMB, _MOST_GROWTH * self._path.stat().st_size)
             total = 0
-            for member in self._zip() if zipfile.is_zipfile(self._path) else self._tar():
+            # Its beginning decides, as it does where pickles are looked for: a tar may end with a zip.
+            for member in self._zip() if _head(self._path).startswith(b"PK") else self._tar():
                 total += member.size
                 if member.name in self.members:
                     raise self._bad(member.name, "is there twice")
@@ -87,6 +105,7 @@ class Archive:
                 if total > most:
                     raise self._bad(member.name, f"makes it grow to more than {_MOST_GROWTH} times its size")
                 self.members[member.name] = member
+            self._bounds.free()
         except DAMAGE as error:
             self._held.close()
             raise SourceError(
@@ -100,15 +119,22 @@ class Archive:
     def __exit__(self, *_: object) -> None:
         self._held.close()
 
-    def extract(self, names: dict[str, str], workdir: Path, events: Events) -> tuple[Found, ...]:
+    def extract(
+        self, names: dict[str, str], workdir: Path, events: Events, *, recorded: bool = False
+    ) -> tuple[Found, ...]:
         """Stream members (name → path in the version) to numbered files in `workdir`, checked against their declared
-        sizes and, in a wheel, against the hashes of its RECORD.
+        sizes and, in a wheel, against the hashes of its RECORD. With `recorded` there must be one.
 
         Raises:
             SourceError: a member is longer or shorter than declared, damaged, or not the one that RECORD names.
             StoreFullError: no room.
         """
         declared = self._record()
+        if recorded and declared is None:
+            raise SourceError(
+                f"{self._name} has no RECORD that its files could be held against",
+                hint="Its publisher should build it anew; a wheel has one.",
+            )
         total = sum(self.members[name].size for name in names)
         room_for(workdir, total, what=self._name)
         found = []
@@ -150,7 +176,9 @@ class Archive:
             )
 
     def _zip(self) -> Iterator[Member]:
-        archive = self._held.enter_context(zipfile.ZipFile(self._path))
+        file = self._held.enter_context(self._path.open("rb"))
+        self._bounds = Bounded(file, 2 * _MOST_DIRECTORY, at_once=_MOST_DIRECTORY)
+        archive = self._held.enter_context(zipfile.ZipFile(cast("IO[bytes]", self._bounds)))
         for info in archive.infolist():
             name = self._inside(info.orig_filename)
             if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -166,8 +194,12 @@ class Archive:
             yield Member(name, info.file_size, open_member)
 
     def _tar(self) -> Iterator[Member]:
-        archive = self._held.enter_context(tarfile.open(self._path, "r:*"))  # noqa: SIM115
+        file = self._held.enter_context(_decompressed(self._path))
+        self._bounds = Bounded(file, _MOST_HEADERS, at_once=_MOST_HEADER)
+        archive = self._held.enter_context(tarfile.TarFile(fileobj=cast("IO[bytes]", self._bounds)))
         for info in archive:
+            if len(archive.pax_headers) > _MOST_FIELDS:
+                raise self._bad(info.name, "is given more fields than any file has")
             if info.isdir() and info.name == ".":
                 continue
             name = self._inside(info.name)
@@ -208,7 +240,34 @@ class Archive:
 
     def _bad(self, member: str, why: str) -> SourceError:
         return SourceError(
-            f"{self._name} is refused: its member {member!r} {why}",
+            f"{self._name} is refused: its member '{shown(member)}' {why}",
             hint="An honest archive has plain files that stay inside it. Do not use this one.",
-            member=member,
+            member=shown(member),
         )
+
+
+def is_compressed_tar(path: Path) -> bool:
+    """Whether what is compressed in a file is a tar, by its first header.
+
+    Raises one of `DAMAGE` where that cannot be read.
+    """
+    with _decompressed(path) as file:
+        head = file.read(tarfile.BLOCKSIZE)
+    try:
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
+def _decompressed(path: Path) -> IO[bytes]:
+    head = _head(path)
+    for magic, opener in _COMPRESSED.items():
+        if head.startswith(magic):
+            return cast("IO[bytes]", opener(path))
+    return path.open("rb")
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(8)

@@ -7,10 +7,14 @@ from pathlib import PurePosixPath
 
 from pressroom.kernel import SourceError, UnsafeWeightsError, did_you_mean
 from pressroom.registry.base import is_inner_path
+from pressroom.registry.sources._naming import shown
 from pressroom.store import is_pickle_name
 
 # What loads beside safetensors: configuration, tokenizer, chat template, licence. Never code.
 _COMPANIONS = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".md"}
+
+# Names that a mistyped one is compared with: comparing takes long, and an archive may have a hundred thousand.
+_MOST_COMPARED = 1000
 
 LeftOut = list[tuple[str, str]]
 
@@ -30,8 +34,8 @@ def chosen(names: Iterable[str], *, where: str, member: str | None) -> tuple[dic
     if member is not None:
         if member not in listed:
             raise SourceError(
-                f"{where} has no file {member!r}",
-                hint=did_you_mean(member, listed, otherwise=f"It has {_some(listed)}."),
+                f"{where} has no file '{shown(member)}'",
+                hint=did_you_mean(member, map(shown, listed[:_MOST_COMPARED]), otherwise=f"It has {_some(listed)}."),
                 asked=member,
             )
         if is_pickle_name(member):
@@ -43,7 +47,7 @@ def chosen(names: Iterable[str], *, where: str, member: str | None) -> tuple[dic
     if len(models) > 1:
         raise SourceError(
             f"{where} has {len(models)} GGUF files",
-            hint=f"Choose one with '#' behind the source: {_some([f'#{name}' for name in models])}.",
+            hint=f"Choose one with '#' behind the source: {_some(models, mark='#')}.",
             found=models,
         )
     if models:
@@ -89,7 +93,7 @@ def _placed(names: list[str], where: str) -> dict[str, str]:
     for name in names:
         if not is_inner_path(name):
             raise SourceError(
-                f"{where} is refused: it names a file {name!r}, which would lie outside of it",
+                f"{where} is refused: it names a file '{shown(name)}', which would lie outside of it",
                 hint="An honest publisher names files that stay inside. Do not use this one.",
                 found=name,
             )
@@ -104,6 +108,6 @@ def _only_pickles(where: str, pickles: list[str]) -> UnsafeWeightsError:
     )
 
 
-def _some(names: list[str], most: int = 6) -> str:
+def _some(names: list[str], *, most: int = 6, mark: str = "") -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(mark + shown(name) for name in names[:most]) + more

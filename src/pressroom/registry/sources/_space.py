@@ -16,7 +16,7 @@ def room_for(directory: Path, size: int, *, what: str) -> None:
     """Raise StoreFullError where `directory` has no room for `size` more bytes."""
     free = shutil.disk_usage(directory).free
     if size > free:
-        raise _full(what, directory, needed=size, free=free)
+        raise full(what, directory, needed=size)
 
 
 @contextmanager
@@ -29,11 +29,13 @@ def written(path: Path, mode: str = "wb") -> Iterator[BinaryIO]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             needed = path.stat().st_size
             path.unlink(missing_ok=True)
-            raise _full(path.name, path.parent, needed=needed, free=shutil.disk_usage(path.parent).free) from error
+            raise full(path.name, path.parent, needed=needed) from error
         raise StoreError(f"{path} cannot be written: {error.strerror}", hint="Check its permissions.") from error
 
 
-def _full(what: str, directory: Path, *, needed: int, free: int) -> StoreFullError:
+def full(what: str, directory: Path, *, needed: int) -> StoreFullError:
+    """What to raise where `directory` has no room for so many bytes of something."""
+    free = shutil.disk_usage(directory).free
     return StoreFullError(
         f"no room for {what} in {directory}: it needs {needed:,} bytes or more and {free:,} are free",
         hint="Make room (`press list`, `press rm REF`) and run the same command again.",

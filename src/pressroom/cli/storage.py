@@ -1,0 +1,203 @@
+"""`press gc`, `verify`, `export`, `import`: the space that bytes take, whether they are whole, and how they travel."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pressroom.cli._output import common, human_bytes, print_json
+from pressroom.cli._progress import ProgressLines
+
+if TYPE_CHECKING:
+    from pressroom.registry import Archive, Version
+    from pressroom.store import Swept
+
+_MOST_NAMES = 5
+
+
+@click.command(epilog="Example: press gc --dry-run")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@common
+def gc(dry_run: bool, as_json: bool) -> None:
+    """Give back the space of what nothing refers to: bytes of cut runs and removed versions, folders nobody uses.
+
+    Nobody who reads meanwhile is stopped.
+    """
+    from pressroom.deploy import Deployments
+    from pressroom.kernel import Workspace
+    from pressroom.registry import Registry
+
+    with Workspace.open() as workspace, ProgressLines(workspace, quiet=as_json):
+        registry = Registry(workspace)
+        deployed = {wish.digest for wish in Deployments(workspace).list()}
+        loose, folders = registry.loose(), registry.leftovers(deployed)
+        let_go = sum(blob.size for blob in loose) if dry_run else registry.collect(needed=deployed)
+        swept = registry.store.sweep(dry_run=dry_run)
+        usage = registry.store.usage()
+        versions = registry.list()
+    if as_json:
+        print_json(
+            {
+                "dry_run": dry_run,
+                "loose_files": len(loose),
+                "loose_bytes": let_go,
+                "folders": len(folders),
+                "swept": dataclasses.asdict(swept),
+                "usage": dataclasses.asdict(usage),
+                "versions": len(versions),
+            }
+        )
+        return
+    would = "would be " if dry_run else ""
+    if loose:
+        click.echo(
+            f"{would}let go of: {_count(len(loose), 'file')} that no version has, {human_bytes(let_go)}".lstrip()
+        )
+    if folders:
+        click.echo(f"{would}removed: {_count(len(folders), 'folder')} laid out for engines that nothing uses")
+    click.echo(f"{would}given back: {human_bytes(swept.freed)} of the store")
+    for line in _kept(swept, versions):
+        click.echo(f"  {line}")
+    click.echo(
+        f"{_count(len(versions), 'version')}, {_count(usage.files, 'file')}: {human_bytes(usage.logical)}, "
+        f"stored in {human_bytes(usage.stored)}"
+    )
+
+
+@click.command(epilog="Example: press verify smollm2:3")
+@click.argument("ref", required=False)
+@common
+@click.pass_context
+def verify(context: click.Context, ref: str | None, as_json: bool) -> None:
+    """Read every byte of REF, or of everything held, and hold it against its digest; then the records.
+
+    Ends with 1 where something is damaged or missing, and says which versions have it.
+    """
+    from pressroom.kernel import Workspace
+    from pressroom.registry import verify as verify_all
+
+    with Workspace.open() as workspace, ProgressLines(workspace, quiet=as_json):
+        report = verify_all(workspace, ref)
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        for problem in report.problems:
+            click.echo(f"{click.style(problem.kind, fg='red', bold=True)}  {problem.message}")
+            if problem.hint:
+                click.echo(f"  {problem.hint}")
+        click.echo(
+            f"{_count(report.files, 'file')} of {_count(report.versions, 'version')} whole, "
+            f"{human_bytes(report.bytes)}; {_count(len(report.problems), 'problem')}"
+        )
+        if report.loose_files:
+            click.echo(
+                f"  {_count(report.loose_files, 'file')} of no version ({human_bytes(report.loose_bytes)}): press gc"
+            )
+    if not report.sound:
+        context.exit(1)
+
+
+@click.command(epilog="Example: press export smollm2:3 /media/usb --with-parents")
+@click.argument("refs", nargs=-1, required=True, metavar="REF…")
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--with-parents", is_flag=True, help="Take along every ancestor that is registered here.")
+@common
+def export(refs: tuple[str, ...], directory: Path, with_parents: bool, as_json: bool) -> None:
+    """Write versions into one file in DIRECTORY, for a machine without a network.
+
+    It holds files, sheets, lineage, tags and descriptions, not aliases, and every byte of it can be verified.
+    """
+    from pressroom.kernel import Workspace
+    from pressroom.registry import export_archive
+
+    with Workspace.open() as workspace, ProgressLines(workspace, quiet=as_json):
+        archive = export_archive(workspace, refs, directory, with_parents=with_parents)
+    if as_json:
+        print_json(_archive(archive))
+    else:
+        click.echo(f"{archive.path}  {human_bytes(archive.size)}  blake3-{archive.digest[:12]}")
+        for version in archive.versions:
+            click.echo(f"  {_named(version)}")
+        click.echo(f"There: press import {archive.path.name}")
+
+
+@click.command("import", epilog="Example: press import /media/usb/smollm2-3.pressroom")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--check", is_flag=True, help="Only verify it; register nothing.")
+@common
+def import_(file: Path, check: bool, as_json: bool) -> None:
+    """Register what a file of `press export` holds, once all of it was verified.
+
+    A version keeps its number where that is free. What is here already is not written again.
+    """
+    from pressroom.kernel import Workspace
+    from pressroom.registry import import_archive, verify_archive
+
+    with Workspace.open() as workspace, ProgressLines(workspace, quiet=as_json):
+        if check:
+            archive = verify_archive(workspace, file)
+        else:
+            done = import_archive(workspace, file)
+    if check:
+        if as_json:
+            print_json(_archive(archive))
+        else:
+            click.echo(f"{file} is whole: {human_bytes(archive.size)}  blake3-{archive.digest[:12]}")
+            for version in archive.versions:
+                click.echo(f"  {_named(version)}")
+        return
+    if as_json:
+        print_json(
+            [
+                {
+                    "there": f"{one.there.name}:{one.there.number}",
+                    "ref": f"{one.here.name}:{one.here.number}",
+                    "digest": one.here.digest,
+                    "known": one.known,
+                }
+                for one in done
+            ]
+        )
+        return
+    for one in done:
+        here, there = f"{one.here.name}:{one.here.number}", f"{one.there.name}:{one.there.number}"
+        came = f" (there: {there})" if here != there else ""
+        click.echo(f"{_named(one.here)}{came}{'  was here already' if one.known else ''}")
+
+
+def _kept(swept: Swept, versions: Sequence[Version]) -> Iterator[str]:
+    """What stays of deleted files, and for whom."""
+    users: dict[str, list[str]] = {}
+    for version in versions:
+        for entry in version.files:
+            users.setdefault(entry.blob, []).append(f"{version.name}:{version.number}")
+    for kept in swept.kept:
+        names = sorted({name for blob in kept.needed_by for name in users.get(blob, [f"{blob[:19]}…"])})
+        shown = ", ".join(names[:_MOST_NAMES]) + (
+            f" and {len(names) - _MOST_NAMES} more" if names[_MOST_NAMES:] else ""
+        )
+        of_it = f"{kept.digest[:19]}…" if kept.digest else "a deleted file"
+        yield f"{human_bytes(kept.size)} of {of_it} stay: {shown} {'are' if names[1:] else 'is'} stored as a difference"
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _named(version: Version) -> str:
+    return f"{version.name}:{version.number}  {version.kind}  {human_bytes(version.size)}  {version.digest[:19]}"
+
+
+def _archive(archive: Archive) -> dict[str, Any]:
+    return {
+        "path": str(archive.path),
+        "bytes": archive.size,
+        "blake3": archive.digest,
+        "versions": [
+            {"ref": f"{version.name}:{version.number}", "digest": version.digest} for version in archive.versions
+        ],
+    }
