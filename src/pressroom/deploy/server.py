@@ -13,13 +13,17 @@ import signal
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from pressroom.deploy.deployments import SERVER_LOCK, Deployments
 from pressroom.kernel import DeployError, PressroomError, Workspace, plugins, settings
+
+if TYPE_CHECKING:
+    from pressroom.gateway import Gateway
 
 _INFO = "server.json"
 # A detached server opens its gateway in well under a second; imports on a busy machine take longer.
@@ -53,7 +57,7 @@ class Server:
 
     def __init__(self, workspace: Workspace, *, host: str | None = None, port: int | None = None) -> None:
         from pressroom.deploy.reconciler import Reconciler
-        from pressroom.gateway import Gateway, RouteTable
+        from pressroom.gateway import RouteTable
 
         gateway = workspace.settings.gateway
         self._workspace = workspace
@@ -62,7 +66,7 @@ class Server:
         cluster = plugins.load("pressroom.deploy.backends", "pressroom.deploy", "local")(workspace)
         self._routes = RouteTable()
         self._reconciler = Reconciler(Deployments(workspace), cluster, self._routes)
-        self._gateway = Gateway(gateway, self._routes, ready=self._reconciler.ready)
+        self._gateway: Gateway | None = None
         self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
         self._opened = threading.Event()
         self._ended = threading.Event()
@@ -81,6 +85,7 @@ class Server:
         """
         self._held.enter_context(self._workspace.lock(SERVER_LOCK, purpose="serve this workspace"))
         try:
+            self._mount()
             self._thread.start()
             while not self._opened.wait(0.1):
                 if self._ended.is_set():
@@ -121,6 +126,18 @@ class Server:
     ) -> None:
         self.stop()
 
+    def _mount(self) -> None:
+        """Make the gateway, with the hub: that takes what lies in its spool for its own, so only one server has it."""
+        from pressroom.gateway import Gateway
+        from pressroom.registry.hub import Hub
+
+        self._gateway = Gateway(
+            self._workspace.settings.gateway,
+            self._routes,
+            ready=self._reconciler.ready,
+            hub=self._held.enter_context(closing(Hub(self._workspace))),
+        )
+
     def _run(self) -> None:
         import uvloop
 
@@ -135,6 +152,7 @@ class Server:
     async def _serve(self) -> None:
         from pressroom.gateway import serve
 
+        assert self._gateway is not None
         self._loop = asyncio.get_running_loop()
         self._stop_gateway = asyncio.Event()
         await serve(

@@ -17,6 +17,9 @@ from urllib.parse import unquote_to_bytes
 
 import httptools
 
+from pressroom.gateway._descriptors import connections_allowed
+from pressroom.gateway._incoming import Incoming
+
 _log = logging.getLogger(__name__)
 
 HEAD_LIMIT = 65_536
@@ -40,7 +43,7 @@ _LAST_CHUNK = b"0\r\n\r\n"
 class Request:
     """A request as it came. Names of headers are in lower case; `path` has no query and is not decoded."""
 
-    __slots__ = ("body", "headers", "keep_alive", "method", "path", "target", "version")
+    __slots__ = ("body", "headers", "incoming", "keep_alive", "method", "path", "target", "version")
 
     def __init__(self, target: bytes) -> None:
         self.target = target
@@ -50,6 +53,8 @@ class Request:
         self.headers: dict[bytes, bytes] = {}
         self.body = b""
         self.keep_alive = True
+        #: Of a request under one of the listener's `streamed` prefixes: its body, which is still coming.
+        self.incoming: Incoming | None = None
 
     @property
     def decoded_path(self) -> str:
@@ -82,11 +87,18 @@ class Application(Protocol):
 
 
 class Listener:
-    """What the connections of one server share: the application, the clock, the limits."""
+    """What the connections of one server share: the application, the clock, the limits.
 
-    def __init__(self, application: Application, *, body_limit: int) -> None:
+    Requests whose path begins with one of `streamed` are handled when their head has come; their body, of any length,
+    is then taken from `Request.incoming`. More connections than the system has descriptors for are not kept: the one
+    that is idle longest makes room.
+    """
+
+    def __init__(self, application: Application, *, body_limit: int, streamed: tuple[bytes, ...] = ()) -> None:
         self.application = application
         self.body_limit = body_limit
+        self.streamed = streamed
+        self._most_connections = connections_allowed()
         self.connections: set[HttpConnection] = set()
         self.stopping = False
         self.now = 0.0
@@ -98,6 +110,14 @@ class Listener:
     def connect(self) -> HttpConnection:
         """A protocol for a new connection."""
         return HttpConnection(self)
+
+    def admit(self, connection: HttpConnection) -> None:
+        """Take the connection among the others; where there is no room, it or an idle one is closed."""
+        self.connections.add(connection)
+        if len(self.connections) > self._most_connections:
+            idle = [each for each in self.connections if each.idle and each is not connection]
+            # What has waited longest for a request runs out first.
+            min(idle, key=lambda each: each.deadline, default=connection).abort()
 
     def stop(self) -> None:
         """Answer what is being asked, take no more requests, close what is idle."""
@@ -159,7 +179,7 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are, without saying so
-        self._listener.connections.add(self)
+        self._listener.admit(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._listener.connections.discard(self)
@@ -205,7 +225,7 @@ class HttpConnection(asyncio.Protocol):
         if self._waiting:
             self._next()
         elif self._request is not None:
-            if self._head_done and self._current is None:
+            if self._head_done and (self._current is None or self._request is self._current):
                 self.deadline = self._listener.now + _BODY_S
             elif self._head_bytes > HEAD_LIMIT:
                 self._refuse(431, f"The headers of the request are over {HEAD_LIMIT} bytes.")
@@ -251,9 +271,11 @@ class HttpConnection(asyncio.Protocol):
         request.keep_alive = request.version == "1.1" and parser.should_keep_alive()
         self._set_path(request)
         headers = request.headers
-        length = headers.get(b"content-length")
-        if length is not None and int(length) > self._listener.body_limit:
-            raise self._refused(413, self._too_large())
+        streamed = request.path.startswith(self._listener.streamed)
+        if not streamed:
+            length = headers.get(b"content-length")
+            if length is not None and int(length) > self._listener.body_limit:
+                raise self._refused(413, self._too_large())
         if request.version == "1.1" and b"host" not in headers:
             raise self._refused(400, "The request has no Host header.")
         expected = headers.get(b"expect")
@@ -262,8 +284,14 @@ class HttpConnection(asyncio.Protocol):
                 raise self._refused(417, "Only 'Expect: 100-continue' is understood.")
             if self._current is None and not self._waiting:
                 self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if streamed:
+            request.incoming = Incoming(self)
+            self._waiting.append(request)
 
     def on_body(self, data: bytes) -> None:
+        if self._request is not None and self._request.incoming is not None:
+            self._request.incoming.data(data)
+            return
         self._body_bytes += len(data)
         if self._body_bytes > self._listener.body_limit:
             raise self._refused(413, self._too_large())
@@ -272,10 +300,15 @@ class HttpConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         request, body = self._request, self._body
         assert request is not None
-        request.body = body[0] if len(body) == 1 else b"".join(body)
         self._request = None
         self._body = []
         self._head_done = False
+        if request.incoming is not None:
+            if request is self._current:
+                self.deadline = _NEVER
+            request.incoming.end()
+            return
+        request.body = body[0] if len(body) == 1 else b"".join(body)
         self._waiting.append(request)
 
     # What the application does.
@@ -294,6 +327,8 @@ class HttpConnection(asyncio.Protocol):
     def respond(self, status: int, headers: bytes, body: bytes) -> None:
         """Send a whole answer. `headers` are complete lines without Content-Length, Date and Connection."""
         request = self._current
+        if request is not None and request.incoming is not None and not request.incoming.complete:
+            request.keep_alive = False  # answered before it was sent to its end
         closing = request is None or not request.keep_alive or self._listener.stopping
         head = b"%b%bcontent-length: %d\r\n%b%b\r\n" % (
             _STATUS[status],
@@ -328,6 +363,25 @@ class HttpConnection(asyncio.Protocol):
             )
         )
 
+    def start_sized(self, status: int, headers: bytes, length: int) -> None:
+        """Send the head of an answer of `length` bytes, whose pieces follow with `send_piece`, and whose end is
+        `end_stream`. A HEAD request gets no pieces."""
+        request = self._current
+        assert request is not None
+        self._chunked = False
+        if self._listener.stopping or not (request.incoming is None or request.incoming.complete):
+            request.keep_alive = False
+        self._write(
+            b"%b%bcontent-length: %d\r\n%b%b\r\n"
+            % (
+                _STATUS[status],
+                headers,
+                length,
+                self._listener.date,
+                b"" if request.keep_alive else b"connection: close\r\n",
+            )
+        )
+
     def send_piece(self, data: bytes) -> None:
         """Send the next piece of the answer; `data` is not empty."""
         transport = self._transport
@@ -343,6 +397,12 @@ class HttpConnection(asyncio.Protocol):
     def finish(self) -> None:
         """The current request is answered; the next one may begin."""
         request, self._current, self._exchange = self._current, None, None
+        if request is not None and request.incoming is not None and not request.incoming.complete:
+            request.keep_alive = False
+            request.incoming.complete = True
+            self._request = None
+            self._discarding = True
+            self.adjust_reading()
         if request is None or not request.keep_alive or self._listener.stopping:
             self._close()
             return
@@ -356,10 +416,20 @@ class HttpConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    @property
+    def peer(self) -> str:
+        """The address of the client, without its port; empty where there is none."""
+        name = self._transport.get_extra_info("peername") if self._transport is not None else None
+        return str(name[0]) if isinstance(name, tuple | list) and name else ""
+
     # What the listener does.
 
+    @property
+    def idle(self) -> bool:
+        return self._current is None and not self._waiting and self._request is None
+
     def close_when_idle(self) -> None:
-        if self._current is None and not self._waiting and self._request is None:
+        if self.idle:
             self._close()
 
     def shut_down(self) -> None:
@@ -372,8 +442,12 @@ class HttpConnection(asyncio.Protocol):
         unsent, self._unsent = self._unsent, self._transport.get_write_buffer_size()
         if self._unsent and self._unsent != unsent:
             self.deadline = self._listener.now + _STALL_S  # slow, but it takes what it is sent
-        elif self._current is None and self._request is not None and not self._discarding:
-            self._refuse(408, "The request did not come to its end in time.")
+        elif self._request is not None and self._current in (None, self._request) and not self._discarding:
+            incoming = self._request.incoming
+            if incoming is not None and incoming.held:
+                self.deadline = self._listener.now + _BODY_S  # it is not the client who lets us wait
+            else:
+                self._refuse(408, "The request did not come to its end in time.")
         else:
             self.abort()
 
@@ -381,16 +455,12 @@ class HttpConnection(asyncio.Protocol):
         """Begin the next complete request, if none is being answered."""
         transport = self._transport
         if self._current is not None or not self._waiting or transport is None or transport.is_closing():
-            if self._waiting and not self._reading_paused and transport is not None and not transport.is_closing():
-                # A client may send ahead, within bounds: what is read is kept until its turn.
-                self._reading_paused = True
-                transport.pause_reading()
+            self.adjust_reading()
             return
         request = self._current = self._waiting.popleft()
-        self.deadline = _NEVER
-        if self._reading_paused and not self._waiting:
-            self._reading_paused = False
-            transport.resume_reading()
+        self.deadline = self._listener.now + _BODY_S if request is self._request else _NEVER
+        if self._reading_paused or self._waiting or request.incoming is not None:
+            self.adjust_reading()
         try:
             self._listener.application.handle(self, request)
         except Exception:  # the edge of the server: one request's fault must not end the others  # noqa: BLE001
@@ -402,6 +472,21 @@ class HttpConnection(asyncio.Protocol):
             self._listener.application.refuse(self, 500, "The gateway failed on this request; its log says why.")
         if self._waiting and self._current is not None:
             self._next()
+
+    def adjust_reading(self) -> None:
+        """Read on, or let the client wait: a client may send ahead within bounds, and what is read is kept until its
+        turn."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        incoming = self._current.incoming if self._current is not None else None
+        paused = bool(self._waiting) or (incoming is not None and incoming.full)
+        if paused and not self._reading_paused:
+            self._reading_paused = True
+            transport.pause_reading()
+        elif self._reading_paused and not paused:
+            self._reading_paused = False
+            transport.resume_reading()
 
     def _set_path(self, request: Request) -> None:
         target = request.target
@@ -430,11 +515,14 @@ class HttpConnection(asyncio.Protocol):
     def _refuse(self, status: int, message: str) -> None:
         """Answer what cannot be read on from, once what came before it is answered."""
         self._discarding = True
-        self._request = None
+        request, self._request = self._request, None
         if self._current is not None or self._waiting:
             last = self._waiting[-1] if self._waiting else self._current
             assert last is not None
             last.keep_alive = False
+            if request is not None and request.incoming is not None:
+                self.deadline = _NEVER
+                request.incoming.break_off(status, message)
             self._next()
             return
         self._listener.application.refuse(self, status, message)

@@ -13,29 +13,39 @@ import orjson
 from pressroom import __version__
 from pressroom.gateway._completion import Completion, Prepared
 from pressroom.gateway._http_server import HttpConnection, Request
+from pressroom.gateway._hub import STREAMED, HubDoor
 from pressroom.gateway._origin import OriginGuard
-from pressroom.gateway.metrics import Metrics
+from pressroom.gateway.metrics import HubSeries, Metrics
 from pressroom.gateway.problems import Problem, server_error
 from pressroom.gateway.protocols.openai import CHAT, COMPLETION, Endpoint, beyond, read
 from pressroom.gateway.routes import Lane, Route, RouteTable
 from pressroom.gateway.upstream import Upstream
 from pressroom.kernel import GatewaySettings, did_you_mean
+from pressroom.registry.hub.base import HubService
 
 _JSON = b"content-type: application/json\r\n"
 _MODELS = b"/v1/models"
 # Clients that think they talk to KServe's OpenAI endpoint put this in front.
 _PREFIX = b"/openai"
 _RETRY_STARTING_S = 2
+_READING = (b"GET", b"HEAD")
+_CHANGING = (b"POST", b"PUT", b"PATCH", b"DELETE")
 
 Handler = Callable[[HttpConnection, Request, bytes], None]
 
 
 class Gateway:
     """Answers on behalf of the engines in `routes`. `ready` says whether everything that should answer does; without
-    it, every route must be ready. Belongs to one event loop, the one `serve` runs in."""
+    it, every route must be ready. `hub` answers what a client of a model hub asks. Belongs to one event loop, the one
+    `serve` runs in, and closes the hub with itself."""
 
     def __init__(
-        self, settings: GatewaySettings, routes: RouteTable, *, ready: Callable[[], bool] | None = None
+        self,
+        settings: GatewaySettings,
+        routes: RouteTable,
+        *,
+        ready: Callable[[], bool] | None = None,
+        hub: HubService | None = None,
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
@@ -45,6 +55,11 @@ class Gateway:
         self._upstream = Upstream(
             connect_timeout_s=settings.connect_timeout_s, first_byte_timeout_s=settings.first_byte_timeout_s
         )
+        self._hub: HubDoor | None = None
+        if hub is not None:
+            self.metrics.hub = HubSeries()
+            self._hub = HubDoor(hub, self.metrics.hub)
+            self._hub.bound_to(settings.host)
         # Unique over restarts without asking the system for randomness on each request.
         self._id_prefix = f"x-request-id: req_{secrets.token_hex(6)}".encode()
         self._ids = itertools.count(1)
@@ -64,19 +79,30 @@ class Gateway:
     def bound_to(self, host: str) -> None:
         """Say which address it listens on; the default is that of the settings."""
         self._guard = OriginGuard(host)
+        if self._hub is not None:
+            self._hub.bound_to(host)
+
+    @property
+    def streamed(self) -> tuple[bytes, ...]:
+        """Beginnings of the paths whose requests are handled before their body has come; see `Listener`."""
+        return STREAMED if self._hub is not None else ()
 
     def close(self) -> None:
-        """Close the connections to the engines."""
+        """Close the connections to the engines, and the hub."""
         self._upstream.close()
+        if self._hub is not None:
+            self._hub.close()
 
     # What the server calls.
 
     def handle(self, connection: HttpConnection, request: Request) -> None:
         """Answer a request."""
         request_id = b"%b%08x\r\n" % (self._id_prefix, next(self._ids))
-        posts = request.method == b"POST"
+        method = request.method
+        posts = method == b"POST"
         headers = request.headers
-        refusal = self._guard.refusal(headers.get(b"host"), headers.get(b"origin") if posts else None)
+        origin = headers.get(b"origin") if posts or method in _CHANGING else None
+        refusal = self._guard.refusal(headers.get(b"host"), origin)
         if refusal is not None:
             self._refuse(connection, request_id, refusal)
             return
@@ -91,11 +117,14 @@ class Gateway:
         handler = self._reads.get(path)
         if handler is None and path.removeprefix(_PREFIX).startswith(_MODELS + b"/"):
             handler = self._model
+        if handler is None and self._hub is not None and self._hub.takes(path):
+            self._hub.handle(connection, request, request_id)
+            return
         if handler is None:
             hint = "GET / lists what this gateway answers."
             message = f"Unknown request URL: {_text(request.method)} {_text(path)}. {hint}"
             self._refuse(connection, request_id, Problem(404, message, code="unknown_url"))
-        elif request.method not in (b"GET", b"HEAD"):
+        elif method not in _READING:
             self._refuse(connection, request_id, _not_allowed(request, "GET, HEAD"))
         else:
             handler(connection, request, request_id)

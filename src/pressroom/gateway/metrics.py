@@ -7,7 +7,7 @@ dashboards and routers made for vLLM work. Everything is changed and read on the
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -77,11 +77,34 @@ class Series:
         histogram.observe(seconds)
 
 
+class HubSeries:
+    """The figures of the hub. llhttp knows a few dozen methods, so strangers cannot add series without end."""
+
+    __slots__ = ("received", "requests", "running", "sent")
+
+    def __init__(self) -> None:
+        #: By method and status. A client that left counts as 499.
+        self.requests: dict[tuple[str, int], int] = {}
+        self.received = 0
+        self.sent = 0
+        #: Asked at the scrape: how many requests run.
+        self.running: Callable[[], int] = int
+
+    def finished(self, method: bytes, status: int, received: int = 0, sent: int = 0) -> None:
+        """Count a request; `received` and `sent` are the bytes of its body and of its answer's."""
+        key = (method.decode("latin-1"), status)
+        self.requests[key] = self.requests.get(key, 0) + 1
+        self.received += received
+        self.sent += sent
+
+
 class Metrics:
     """All series. Requests for models that do not exist share the one called '': strangers cannot add series."""
 
     def __init__(self) -> None:
         self._series: dict[str, Series] = {"": Series()}
+        #: Of the hub, once one is mounted.
+        self.hub: HubSeries | None = None
         self._registry: CollectorRegistry | None = None
 
     def of(self, model: str) -> Series:
@@ -146,6 +169,21 @@ class Metrics:
             for model, series in models.items():
                 gauge.add_metric([model], series.in_flight)
             yield gauge
+        if self.hub is not None:
+            yield from _of_hub(self.hub)
+
+
+def _of_hub(series: HubSeries) -> Iterable[Metric]:
+    from prometheus_client.core import CounterMetricFamily as Counter
+    from prometheus_client.core import GaugeMetricFamily as Gauge
+
+    requests = Counter("pressroom_hub_requests", "Requests to the hub, by outcome.", labels=["method", "status"])
+    for (method, status), count in series.requests.items():
+        requests.add_metric([method, str(status)], count)
+    yield requests
+    yield Counter("pressroom_hub_received_bytes", "Bytes of bodies that the hub was sent.", value=series.received)
+    yield Counter("pressroom_hub_sent_bytes", "Bytes of bodies that the hub sent.", value=series.sent)
+    yield Gauge("pressroom_hub_requests_in_flight", "Requests to the hub that run now.", value=series.running())
 
 
 _VLLM_TTFT = "vllm:time_to_first_token_seconds"

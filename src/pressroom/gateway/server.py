@@ -40,7 +40,7 @@ async def serve(
     host = settings.host if host is None else host
     bound = bind(host, settings.port if port is None else port)
     gateway.bound_to(bound.getsockname()[0])
-    listener = Listener(gateway, body_limit=settings.max_body_bytes)
+    listener = Listener(gateway, body_limit=settings.max_body_bytes, streamed=gateway.streamed)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(listener.connect, sock=bound, backlog=_BACKLOG)
     try:
