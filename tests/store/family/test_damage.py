@@ -35,7 +35,8 @@ def family(store: Backend, tmp_path: Path) -> dict[str, tuple[bytes, Blob]]:
 
 
 def pieces(root: Path, folder: str) -> list[Path]:
-    return sorted((p for p in (root / "store" / folder).rglob("*") if p.is_file()), key=lambda p: p.stat().st_mtime_ns)
+    found = (p for p in (root / "store" / folder).rglob("*") if p.is_file() and p.suffix != ".table")
+    return sorted(found, key=lambda p: p.stat().st_mtime_ns)
 
 
 def alter(path: Path, change: Callable[[bytearray], bytes | bytearray]) -> None:

@@ -67,7 +67,7 @@ def test_what_does_not_get_smaller_is_kept_whole_and_mapped(store: Backend, tmp_
     assert path.read_bytes() == content and path.stat().st_mode & 0o222 == 0
     assert not (tmp_path / "store/packs").exists()
     assert not (tmp_path / ".pressroom/cache").exists()
-    assert store.usage().stored < len(content) + 3000
+    assert store.usage().stored < len(content) + 4000
     held = store.tensors(blob.digest)
     for name, (_, shape, data) in quantised().items():
         tensor = held[name]
@@ -93,6 +93,7 @@ def test_files_share_with_one_that_is_kept_whole(store: Backend, tmp_path: Path)
     assert store.path(blob.digest).read_bytes() == content
     # The file goes, and its piece stays while another one needs its tensors.
     store.delete(first.digest)
+    store.rebuild_index()
     assert store.size(first.digest) is None
     swept = store.sweep()
     assert swept.freed < 10_000

@@ -196,12 +196,14 @@ def test_what_killed_writers_left_is_swept(store: Backend, tmp_path: Path) -> No
     other.close()
     (pack,) = (tmp_path / "other/store/packs").iterdir()
     pack.rename(tmp_path / "store/packs" / pack.name)
-    (raw,) = (p for p in (tmp_path / "other/store/raw").rglob("*") if p.is_file())
-    (tmp_path / "store/raw/ab").mkdir(parents=True)
-    raw.rename(tmp_path / "store/raw/ab" / raw.name)
+    raw, table = sorted(p for p in (tmp_path / "other/store/raw").rglob("*") if p.is_file())
+    folder = tmp_path / "store/raw" / raw.parent.name
+    folder.mkdir(parents=True)
+    raw.rename(folder / raw.name)
+    table.rename(folder / table.name)
     (tmp_path / "store/spool").mkdir()
     (tmp_path / "store/spool/.1234.part").write_bytes(noise(5000))
-    size = sum(p.stat().st_size for p in (tmp_path / "store/packs" / pack.name, tmp_path / "store/raw/ab" / raw.name))
+    size = sum(p.stat().st_size for p in (tmp_path / "store/packs" / pack.name, folder / raw.name))
     assert store.sweep(dry_run=True).freed >= size
     assert store.sweep().freed >= size + 5000
     assert store.usage().stored == stored

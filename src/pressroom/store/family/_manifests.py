@@ -25,6 +25,7 @@ from pressroom.store.formats import TensorInfo
 
 FOLDER = "files/"
 WHOLE_FOLDER = "raw/"
+TABLE = ".table"
 
 _HEAD = b"PRfile1\n"
 _LENGTHS = struct.Struct("<QQQ")
@@ -61,9 +62,13 @@ class Manifest:
         return sum(tensor.nbytes for tensor in self.tensors)
 
     def stored_tensors(self) -> Iterator[StoredTensor]:
-        """The tensors of a file stored whole, as they lie in its piece."""
+        """The tensors of a file stored whole, as they lie in its piece. It is only ever stored in this one way, so the
+        copies are named by the file.
+        """
         piece = whole_name_of(self.digest)
-        for info, identity, (length, digests) in zip(self.tensors, self.ids, self.blocks, strict=True):
+        series = blake3(self.digest.encode()).digest(length=8)
+        rows = zip(self.tensors, self.ids, self.blocks, strict=True)
+        for number, (info, identity, (length, digests)) in enumerate(rows):
             raws = [digests[at : at + DIGEST] for at in range(0, len(digests), DIGEST)]
             stored = [min(length, info.nbytes - n * length) for n in range(len(raws))]
             blocks = tuple(Block(size, raw[:CHECK], raw) for size, raw in zip(stored, raws, strict=True))
@@ -75,6 +80,7 @@ class Manifest:
                     nbytes=info.nbytes,
                     block=length,
                     segments=(Segment(0, piece, info.offset, blocks, plain=True),),
+                    copy=series + number.to_bytes(4, "little"),
                 )
 
     def parts(self) -> Iterator[tuple[int, int, int | None]]:
@@ -109,7 +115,9 @@ def name_of(digest: str) -> str:
 
 
 def whole_name_of(digest: str) -> str:
-    """The piece that is a file of weights stored whole."""
+    """The piece that is a file of weights stored whole. Beside it, with `TABLE` behind the name, lies what is in it:
+    a manifest without a sketch, which stays when the file is deleted and others need its tensors.
+    """
     return f"{WHOLE_FOLDER}{digest[7:9]}/{digest}"
 
 

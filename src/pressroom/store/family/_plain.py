@@ -29,7 +29,7 @@ def put(place: Place, writer: Writer, chunks: Iterable[bytes], *, expected: str 
     name = name_of(blob.digest)
     if place.size(name) is None:
         writer.commit(name)
-    elif is_right(place, blob.digest):
+    elif is_right(place, name, blob.digest):
         settle(place, name)
     else:
         place.delete(name)
@@ -78,10 +78,10 @@ def digest(place: Place, name: str) -> tuple[str, int]:
     return digest_of(hasher), size
 
 
-def is_right(place: Place, wanted: str) -> bool:
-    """Whether the right bytes are there: what a damaged disk left under the name does not count."""
+def is_right(place: Place, name: str, wanted: str) -> bool:
+    """Whether the piece has these bytes: what a damaged disk left under the name does not count."""
     try:
-        return digest(place, name_of(wanted))[0] == wanted
+        return digest(place, name)[0] == wanted
     except (NotFoundError, StoreError):
         # Whatever keeps it from being read, putting it anew either mends it or fails with the reason.
         return False

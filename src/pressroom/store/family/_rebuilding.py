@@ -30,17 +30,17 @@ def refresh(c: sqlite3.Connection, place: Place) -> None:
     is left out with a warning: its tensors are missing until they are put again.
     """
     lying = dict(place.list(packs.FOLDER))
-    whole = dict(place.list(manifests.WHOLE_FOLDER))
+    lying |= {name: size for name, size in place.list(manifests.WHOLE_FOLDER) if not name.endswith(manifests.TABLE)}
     held = {name.rpartition("/")[2] for name, _ in place.list(manifests.FOLDER)}
     known = {name for (name,) in c.execute("SELECT name FROM pieces")}
-    filling.drop_pieces(c, [n for n in known - lying.keys() - whole.keys() if place.size(n) is None])
+    filling.drop_pieces(c, [n for n in known - lying.keys() if place.size(n) is None])
     listed = {digest for (digest,) in c.execute("SELECT digest FROM files WHERE NOT gone")}
     for digest in listed - held:
         # Asked for by name: a listing that is cut short must not let go of anything.
         if place.size(manifests.name_of(digest)) is None:
             filling.forget_file(c, digest)
-    _add_files(c, place, {digest for digest in held - listed if is_digest(digest)}, whole)
-    # First the packs that are new; the others only where these did not have all that is missing.
+    _add_files(c, place, {digest for digest in held - listed if is_digest(digest)})
+    # First the pieces that are new; the others only where these did not have all that is missing.
     for names in (lying.keys() - known, lying.keys() & known):
         missing = queries.missing(c)
         if not missing:
@@ -53,12 +53,14 @@ def refresh(c: sqlite3.Connection, place: Place) -> None:
 def _copies(
     place: Place, sizes: dict[str, int], bad: set[bytes]
 ) -> tuple[dict[bytes, list[StoredTensor]], dict[str, Stored]]:
-    """The packs by name, and the whole copies of tensors in them by identity: none of `bad`, the shallow ones first."""
+    """The whole copies of tensors in these pieces by identity, none of `bad`, shallow ones first; and the pieces."""
 
     def footer(item: tuple[str, int]) -> list[packs.Row]:
         try:
+            if item[0].startswith(manifests.WHOLE_FOLDER):
+                return read_table(place, *item)
             return packs.read_footer(place, *item)
-        except (packs.BadPackError, NotFoundError) as error:
+        except (packs.BadPackError, manifests.BadManifestError, NotFoundError) as error:
             _log.warning("%s", error.message)
             return []
 
@@ -118,21 +120,29 @@ def _add_copies(
             ready |= lost
 
 
-def _add_files(c: sqlite3.Connection, place: Place, fresh: Iterable[str], whole: dict[str, int]) -> None:
+def _add_files(c: sqlite3.Connection, place: Place, fresh: Iterable[str]) -> None:
     for digest in sorted(fresh):
         try:
-            manifest = read_manifest(place, digest)
+            filling.add_file(c, read_manifest(place, digest))
         except (StoreError, NotFoundError) as error:
             _log.warning("%s", error.message)
-            continue
-        if manifest.whole:
-            piece = manifests.whole_name_of(digest)
-            if whole.get(piece, -1) >= manifest.size:
-                filling.add_pieces(c, [Stored(piece, whole[piece], manifest.tensor_bytes)])
-                for tensor in manifest.stored_tensors():
-                    if tensor.whole:
-                        filling.add_tensor(c, tensor)
-        filling.add_file(c, manifest)
+
+
+def read_table(place: Place, name: str, size: int) -> list[packs.Row]:
+    """What is in a file of weights that is stored whole, as a footer would say it.
+
+    Raises:
+        NotFoundError: nothing says it.
+        BadManifestError: the piece or what is said of it was altered.
+    """
+    table = name + manifests.TABLE
+    length = place.size(table)
+    if length is None:
+        raise NotFoundError(f"there is no piece {table}", hint="", asked=table)
+    manifest = manifests.unpack_manifest(place.read(table, 0, length), name.rpartition("/")[2])
+    if manifests.whole_name_of(manifest.digest) != name or manifest.size != size:
+        raise manifests.BadManifestError(f"{table} is not what {name} holds", hint="Pull the model again.", piece=name)
+    return [packs.Row(tensor.copy, tensor.segments[0], tensor) for tensor in manifest.stored_tensors()]
 
 
 def read_manifest(place: Place, digest: str) -> manifests.Manifest:

@@ -56,7 +56,9 @@ class FamilyStore(Store):
             checked_digest(expected)
         from pressroom.store._receiving import receive
 
-        if expected is not None and (self._sound(expected) or plain.is_right(self._place, expected)):
+        if expected is not None and (
+            self._sound(expected) or plain.is_right(self._place, plain.name_of(expected), expected)
+        ):
             # No byte is written, so this works on a full disk, too.
             return self._settled(receive(chunks, expected=expected, size=size))
         with self._place.write(size=size) as writer:  # says that there is no room before the first byte is asked for

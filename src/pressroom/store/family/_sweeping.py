@@ -23,7 +23,7 @@ from pressroom.store.family._guard import one_sweep
 from pressroom.store.family._objects import Segment, Stored, StoredTensor, check_of
 from pressroom.store.family._parts import Parts
 from pressroom.store.family._pieces import Pieces
-from pressroom.store.family._rebuilding import read_manifest
+from pressroom.store.family._rebuilding import read_manifest, read_table
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ def reclaimable(parts: Parts) -> int:
 def _planned(parts: Parts, *, strict: bool) -> _Plan:
     """What goes, as the index knows it. `strict`: nobody is putting, and what the index does not know is looked at."""
     lying = dict(parts.place.list(packs.FOLDER)) | dict(parts.place.list(manifests.WHOLE_FOLDER))
+    tables = {name: lying.pop(name) for name in list(lying) if name.endswith(manifests.TABLE)}
     plan = parts.index.read(lambda c: _plan(c, lying))
     if not strict:
         return plan
@@ -87,16 +88,24 @@ def _planned(parts: Parts, *, strict: bool) -> _Plan:
     for name in lying.keys() - known:
         if _may_go(parts, name, lying[name], held, missing):
             plan.pieces[name] = lying[name]
+    for name, size in tables.items():
+        piece = name.removesuffix(manifests.TABLE)
+        if piece in plan.pieces or piece not in lying:
+            plan.pieces[name] = size
     return plan
 
 
 def _may_go(parts: Parts, name: str, size: int, held: set[str], missing: set[bytes]) -> bool:
     """Whether a piece that the index does not know was left by somebody who was killed."""
-    if name.startswith(manifests.WHOLE_FOLDER):
-        return name.rpartition("/")[2] not in held
+    whole = name.startswith(manifests.WHOLE_FOLDER)
+    if whole and name.rpartition("/")[2] in held:
+        return False
     try:
-        return not any(row.tensor and row.tensor.id in missing for row in packs.read_footer(parts.place, name, size))
-    except packs.BadPackError as error:
+        rows = read_table(parts.place, name, size) if whole else packs.read_footer(parts.place, name, size)
+        return not any(row.tensor and row.tensor.id in missing for row in rows)
+    except NotFoundError:
+        return True  # nothing says what is in it: whoever wrote it was killed
+    except (packs.BadPackError, manifests.BadManifestError) as error:
         _log.warning("%s; it is left alone", error.message)
         return False
 

@@ -7,7 +7,7 @@ its name leaves space that a sweep gives back, and nothing that is held.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from blake3 import blake3
 
@@ -17,6 +17,7 @@ from pressroom.store._hashing import digest_of
 from pressroom.store.base import Blob
 from pressroom.store.family import _manifests as manifests
 from pressroom.store.family import _parents as parents
+from pressroom.store.family import _plain as plain
 from pressroom.store.family import _queries as queries
 from pressroom.store.family import _sketch as sketches
 from pressroom.store.family._adding import TensorAdder
@@ -145,8 +146,12 @@ def _whole(parts: Parts, source: Source, wish: Wish, draft: Manifest) -> Blob:
             digest=digest, size=source.size, format=draft.format, tensors=draft.tensors, ids=tuple(ids), gaps=b"",
             whole=True, probe=draft.probe, sketch=draft.sketch, blocks=tuple(blocks),
         )  # fmt: skip
-        parts.place.delete(name)  # what lies there is damaged, or was left by somebody who was killed
-        writer.commit(name)
+        if parts.place.size(name) is None:
+            writer.commit(name)
+        elif not plain.is_right(parts.place, name, digest):  # else others may be told from it: it must not be gone once
+            parts.place.delete(name)
+            writer.commit(name)
+    parts.place.put(name + manifests.TABLE, manifests.pack_manifest(replace(manifest, sketch=b"")))
     stored, piece = list(manifest.stored_tensors()), Stored(name, source.size, manifest.tensor_bytes)
     _announce(parts, manifest, lambda: parts.index.commit([piece], stored, manifest))
     return Blob(digest, source.size)
