@@ -19,15 +19,16 @@ def open_store(workspace: Workspace) -> Store:
     """
     url = workspace.settings.store
     scheme, separator, rest = url.partition("://")
+    shown = "…" if "@" in url else url  # what stands before an @ may be a password
     if not separator or not rest:
         known = ", ".join(f"{name}://…" for name in plugins.names(_PACKAGE, _GROUP))
-        raise SettingsError(f"store = {url!r} is not a URL", hint=f"Known: {known}.", asked=url)
+        raise SettingsError(f"store = {shown!r} is not a URL", hint=f"Known: {known}.", asked=shown)
     try:
         backend = plugins.load(_PACKAGE, _GROUP, scheme)
     except MissingDependencyError:
         raise
     except PluginError as error:
-        raise SettingsError(f"store = {url!r}: {error.message}", hint=error.hint, **error.facts) from error
+        raise SettingsError(f"store = {shown!r}: {error.message}", hint=error.hint, **error.facts) from error
     store = backend(url, root=workspace.root, storage=workspace.settings.storage)
     assert isinstance(store, Store)
     return store
