@@ -149,3 +149,12 @@ def test_a_drawing_is_well_formed_whatever_the_words(registry: Registry) -> None
     }
     names = [element for element in root.iter(namespace + "text") if element.get("class") == "name"]
     assert names[0].text is not None and names[0].text.endswith("…") and len(names[0].text) == 34
+
+
+def test_equal_files_registered_again_without_a_parent_stay_in_their_family(registry: Registry) -> None:
+    base = make(registry, b"base", "base")
+    make(registry, b"tuned", "tuned", base, kind="fine-tune")
+    make(registry, b"tuned", "another")
+    (child,) = family(registry, registry.get("base")).children
+    assert child.refs == ["tuned:1", "another:1"]
+    assert child.versions[0].kind == "fine-tune"

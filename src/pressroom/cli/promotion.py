@@ -56,7 +56,9 @@ def promote(ref: str, alias: str, why: str, key: str | None, as_json: bool) -> N
         came = f" (before: {move.name}:{move.from_number})" if move.from_number is not None else ""
         click.echo(f"{move.name}:{alias} → {move.name}:{move.to_number}{came}, by {move.who}")
     for check in move.details.get("checks", ()):
-        click.secho(f"  {check['bound']}: is {human_value(check['value'], '')}, limit {check['limit']:g}", dim=True)
+        unit = "B" if "bytes" in str(check["bound"]) else ""
+        value, limit = human_value(check["value"], unit), human_value(check["limit"], unit)
+        click.secho(f"  {check['bound']}: is {value}, limit {limit}", dim=True)
 
 
 @click.command(epilog="Example: press demote smollm2 production")

@@ -53,7 +53,12 @@ def measure(
                 if figure.name in wanted:
                     yield figure
     wanted = {"ttft_ms", "peak_memory_bytes", *(f"tokens_per_second_{n}" for n in _CLIENTS)} - set(known)
-    if wanted:
+    kind = engine_class(engine)
+    found = str(version.metadata.get("format", "gguf"))
+    if wanted and kind.formats and found not in kind.formats:
+        loads = ", ".join(kind.formats)
+        workspace.events.emit(Note(f"speed and memory are not measured: {engine} loads {loads}, and this is {found}"))
+    elif wanted:
         for figure in _running_figures(workspace, version, model, engine, config, machine, wanted):
             if figure.name in wanted:
                 yield figure

@@ -94,6 +94,9 @@ def family(registry: Registry, version: Version) -> Member:
     by_digest: dict[str, list[Version]] = {}
     for each in registry.list():
         by_digest.setdefault(each.digest, []).append(each)
+    for versions in by_digest.values():
+        # Of equal files, who names a parent says more than who does not, then what was asked for, then the first.
+        versions.sort(key=lambda one: (one.parent is None, bool(one.parent) and one.ref != version.ref, one.created))
     parents = {digest: _parent(versions) for digest, versions in by_digest.items()}
     children: dict[str, list[str]] = {}
     for digest, parent in parents.items():

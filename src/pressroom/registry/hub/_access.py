@@ -138,5 +138,5 @@ def _may_not(key: Key | None, right: str, name: str) -> HubError:
     return HubError(
         403,
         f"the key {key.name!r} may not {right} {name}: it has {', '.join(key.rights)}",
-        hint=f"Use a key with the right {right} (or {right}:{name}).",
+        hint=f"Use a key with the right {right} (or {right}:{name})",
     )

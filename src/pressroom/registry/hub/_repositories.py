@@ -119,12 +119,13 @@ class Repositories:
         return Repository(name, versions, _head(versions, row), min(version.created for version in versions))
 
     def all(self) -> list[Repository]:
-        """Every repository that has a version, by name."""
+        """Every repository that has a version that is no data, by name."""
         with self._database.reading() as connection:
             rows = {row.name: row for row in connection.execute(sa.select(tables.repositories))}
         grouped: dict[str, list[Version]] = {}
         for version in self._registry.list():
-            grouped.setdefault(version.name, []).append(version)
+            if version.kind != "data":  # texts and rows are kept like models, and are none
+                grouped.setdefault(version.name, []).append(version)
         return [
             Repository(name, tuple(found), _head(tuple(found), rows.get(name)), min(v.created for v in found))
             for name, found in sorted(grouped.items())
