@@ -90,7 +90,13 @@ def test_a_family_in_a_bucket(bucket: Bucket, tmp_path: Path) -> None:
             one.read_into(name, out)
             assert out == content
             one.verify(name)
-    # What it adds is told from what is there, and this machine finds it.
+    # What it adds is told from what is there, also where that came since, and this machine finds it.
+    other = as_safetensors({f"x.{n}": part for n, part in tensors(base(7)).items()})
+    held[store.put_file(write(tmp_path / "o", other)).digest] = other
+    before = there.usage().stored
+    late = as_safetensors({f"x.{n}": part for n, part in tensors(tuned(base(7), 1)).items()})
+    held[there.put_file(write(tmp_path / "late", late)).digest] = late
+    assert there.usage().stored - before < len(late) // 5
     near = as_safetensors(tensors(tuned(base(), 9)))
     before = there.usage().stored
     blob = there.put_file(write(tmp_path / "near", near))

@@ -26,7 +26,17 @@ def common(command: F) -> F:
 
 
 def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, default=str))
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    # Half a character, from a name in a file, cannot be written: then all that is not ASCII goes as escapes.
+    click.echo(text if text.isprintable() or _is_text(text) else json.dumps(value, default=str))
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -42,6 +42,8 @@ _RELATIVE_TURNED = re.compile(rf"(?P<sign>[+-]){_NUMBER}(?P<percent>%)parent")
 # Figures of the machine as much as of the model: only those measured on one machine are compared.
 _OF_THE_MACHINE = ("tokens/s", "ms", "s", "W", "J")
 _MOST_BOUND = 60
+# Larger than any figure; beyond it a relative bound would come to infinity.
+_MOST_NUMBER = 1e18
 _HOW_TO_WRITE = "Write a number (25.3, 150MB) or one beside the parent's: parent, parent+3%, parent-0.5."
 
 
@@ -74,7 +76,7 @@ class Bound:
         parts = found.groupdict()
         unit = parts.get("unit") or ""
         number = float(parts["number"] or 0) * _UNITS.get(unit, math.nan)
-        if not math.isfinite(number) or len(tight) > _MOST_BOUND:
+        if not abs(number) <= _MOST_NUMBER or len(tight) > _MOST_BOUND:
             raise FloorError(f"{written[:80]!r} is not a bound for {figure}", hint=_HOW_TO_WRITE, asked=asked)
         percent = bool(parts.get("percent"))
         signed = f"{parts['sign'] or ''}{parts['number'] or ''}{unit}{'%' if percent else ''}"

@@ -38,6 +38,8 @@ _TYPES = {
     "I64": "<i8",
     "U64": "<u8",
 }
+# A recipe asks for a tensor once for each of those that are made from it.
+_REMEMBERED = 16 << 20
 
 
 class Tensor(np.ndarray[Any, np.dtype[Any]]):
@@ -58,6 +60,21 @@ class Tensors(Mapping[str, Tensor]):
     def __init__(self, infos: Sequence[TensorInfo], load: Callable[[TensorInfo], Raw]) -> None:
         self.infos = {info.name: info for info in infos}
         self._load = load
+
+    def remembering(self) -> Tensors:
+        """The same, but the tensor that was read last is not read again, where it is of less than 16 MiB."""
+        last: dict[str, Raw] = {}
+
+        def load(info: TensorInfo) -> Raw:
+            found = last.get(info.name)
+            if found is None:
+                found = self._load(info)
+                last.clear()
+                if info.nbytes < _REMEMBERED:
+                    last[info.name] = found
+            return found
+
+        return Tensors(list(self.infos.values()), load)
 
     def __getitem__(self, name: str) -> Tensor:
         info = self.infos.get(name)

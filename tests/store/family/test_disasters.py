@@ -93,10 +93,12 @@ def killed_at_random(root: Path, moments: int, seed: int) -> int:
         process = started(_WORKER, root, seed + moment)
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.readline() == "ready\n", process.stderr.read()
-        time.sleep(rng.uniform(0.0, 0.25))
+        # Some work is waited for, so that a slow machine does not kill processes that have done nothing yet.
+        said = [process.stdout.readline() for _ in range(rng.randrange(5))]
+        time.sleep(rng.uniform(0.0, 0.15))
         assert process.poll() is None, process.stderr.read()
         process.kill()
-        for line in process.stdout.read().splitlines(keepends=True):
+        for line in [*said, *process.stdout.read().splitlines(keepends=True)]:
             word, _, digest = line.strip().partition(" ")
             if line[-1] != "\n" and word != "deleting":
                 continue  # cut by the kill

@@ -264,9 +264,9 @@ class TensorAdder:
         return True
 
     def _shallow(self, told: Foretold) -> bool:
-        known = self._parts.index.tensors(told.parents)
         deepest = parents.DEPTHS[self._parts.chains] - 1
-        return all(i in known and known[i].sound and known[i].depth <= deepest for i in told.parents)
+        depths = self._parts.index.read(lambda c: queries.depths(c, told.parents))
+        return all(depths.get(identity, deepest + 1) <= deepest for identity in told.parents)
 
     def _parent_of(self, digest: str) -> tuple[Tensors, Mapping[str, bytes]]:
         if digest not in self._opened:
@@ -283,4 +283,4 @@ def opened_parent(parts: Parts, digest: str) -> tuple[Tensors, Mapping[str, byte
     manifest = read_manifest(parts.place, digest)
     ids = {t.name: i for t, i in zip(manifest.tensors, manifest.ids, strict=True)}
     # Checked: what is foretold from an altered file could never be restored.
-    return Reader(parts, manifest).tensors(checked=True), ids
+    return Reader(parts, manifest).tensors(checked=True).remembering(), ids

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
 from blake3 import blake3
 
-from pressroom.kernel.errors import DigestMismatchError
+from pressroom.kernel.errors import DigestMismatchError, StoreError
 from pressroom.store._hashing import digest_of
 from pressroom.store.family import _filling as filling
 from pressroom.store.family import _queries as queries
 from pressroom.store.family._decoding import DamagedTensorError
 from pressroom.store.family._manifests import BadManifestError, Manifest, whole_name_of
 from pressroom.store.family._objects import CHECK
+from pressroom.store.family._packs import BadPackError, read_footer
 from pressroom.store.family._parts import Parts
 from pressroom.store.family._rebuilding import read_manifest
 from pressroom.store.family._restoring import Reader, run
+
+_log = logging.getLogger(__name__)
 
 _STEP = 4 << 20
 _SHOWN = 3
@@ -61,11 +65,16 @@ def verify(parts: Parts, digest: str) -> None:
         ) from error  # fmt: skip
     damage = _whole(parts, manifest) if manifest.whole else _in_parts(parts, manifest)
     if damage is None:
+        if not manifest.whole:
+            _check_ends(parts, manifest)
         return
-    if damage.ids:
-        parts.index.write(lambda c: filling.flag(c, damage.ids))
-    else:
-        parts.index.write(lambda c: filling.flag_file(c, digest))
+    try:
+        if damage.ids:
+            parts.index.write(lambda c: filling.flag(c, damage.ids))
+        else:
+            parts.index.write(lambda c: filling.flag_file(c, digest))
+    except StoreError as error:  # on a disk that may only be read nothing can be mended either
+        _log.warning("the damage cannot be noted: %s", error.message)
     files = parts.index.read(lambda c: queries.affected(c, damage.ids)) if damage.ids else []
     others = [file for file in files if file != digest]
     more = f" (and {len(damage.words) - _SHOWN} more)" if len(damage.words) > _SHOWN else ""
@@ -79,6 +88,34 @@ def verify(parts: Parts, digest: str) -> None:
         tensors=damage.names,
         pieces=sorted(damage.pieces),
         files=[digest, *others],
+    )
+
+
+def _check_ends(parts: Parts, manifest: Manifest) -> None:
+    """Whether the tables at the ends of the packs are whole, too: nothing needs them before the index is lost.
+
+    Raises:
+        DigestMismatchError: one is not. The packs are marked to be written anew from the index by the next sweep.
+    """
+    tensors = parts.index.file_tensors(manifest)
+    names = {segment.piece for tensor in tensors.values() for segment in tensor.segments if not segment.plain}
+    bad = {}
+    for name in sorted(names):
+        try:
+            read_footer(parts.place, name, parts.place.size(name) or 0)
+        except BadPackError as error:
+            bad[name] = error.message
+    if not bad:
+        return
+    parts.index.write(lambda c: filling.taint(c, bad))
+    raise DigestMismatchError(
+        f"{manifest.digest} can be read, but not without the index: {'; '.join(list(bad.values())[:_SHOWN])}",
+        hint="The disk is failing or something else wrote to it. Run `press gc` now: it writes these packs anew.",
+        digest=manifest.digest,
+        found=manifest.digest,
+        tensors=[],
+        pieces=sorted(bad),
+        files=[manifest.digest],
     )
 
 

@@ -130,3 +130,8 @@ def _row_of(c: sqlite3.Connection, identity: bytes) -> int:
         )
     number: int = row[0]
     return number
+
+
+def taint(c: sqlite3.Connection, names: Iterable[str]) -> None:
+    """Have these packs written anew by the next sweep."""
+    c.executemany("UPDATE pieces SET tainted = 1 WHERE name = ?", [(name,) for name in names])

@@ -38,6 +38,7 @@ class Index:
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
+        self._in_memory = False
         # Looked for in the place already, in vain: once is enough for a process.
         self._lost: set[bytes] = set()
 
@@ -154,7 +155,7 @@ class Index:
             raise
 
     def _connected(self, *, write: bool) -> sqlite3.Connection:
-        if self._connection is not None and self._pid == os.getpid():
+        if self._connection is not None and self._pid == os.getpid() and not (write and self._in_memory):
             return self._connection
         # After a fork the parent's connection must not even be closed: that would drop the parent's locks.
         try:
@@ -170,7 +171,9 @@ class Index:
                     ) from error
                 raise
             _log.info("the index %s cannot be written (%s): one is made in memory", self.path, error)
-            return self._ready(schema.connect(None))
+            connection, self._in_memory = self._ready(schema.connect(None)), True
+        else:
+            self._in_memory = False
         self._connection, self._pid = connection, os.getpid()
         return connection
 

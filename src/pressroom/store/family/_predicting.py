@@ -19,6 +19,7 @@ from pressroom.store.recipe import Parent, Recipe, prediction
 
 # Blocks of one tensor are decoded one after the other; two, as threads are at two tensors where one ends.
 _MOST_HELD = 2
+_REMEMBERED = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class Predictions:
 
     def __init__(self) -> None:
         self._held: OrderedDict[bytes, memoryview] = OrderedDict()
+        self._last: dict[bytes, Raw] = {}
         self._lock = threading.RLock()
 
     def __call__(self, tensor: StoredTensor, decoder: Decoder) -> memoryview:
@@ -111,7 +113,8 @@ class Predictions:
         def opened(number: int) -> Parent:
             ids = {info.name: identity for parent, info, identity in inputs if parent == number}
             return Tensors(
-                [info for parent, info, _ in inputs if parent == number], lambda info: _whole(decoder, ids[info.name])
+                [info for parent, info, _ in inputs if parent == number],
+                lambda info: self._read(ids[info.name], decoder),
             )
 
         made = prediction(recipe, str(record["tensor"]), opened)
@@ -122,6 +125,16 @@ class Predictions:
                 "does not follow as the one did that stored it",
             )
         return made
+
+    def _read(self, identity: bytes, decoder: Decoder) -> Raw:
+        """All bytes of a tensor; of less than 16 MiB the last one is not read again."""
+        found = self._last.get(identity)
+        if found is None:
+            found = _whole(decoder, identity)
+            self._last.clear()
+            if len(found) < _REMEMBERED:
+                self._last[identity] = found
+        return found
 
 
 def _whole(decoder: Decoder, identity: bytes) -> Raw:

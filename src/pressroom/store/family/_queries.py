@@ -116,6 +116,16 @@ def damaged_copies(c: sqlite3.Connection) -> set[bytes]:
     return {copy for (copy,) in rows}
 
 
+def depths(c: sqlite3.Connection, digests: Iterable[bytes]) -> dict[bytes, int]:
+    """How deep these tensors lie, of those that are not known to be damaged."""
+    found = {}
+    for digest in digests:
+        row = c.execute("SELECT depth FROM tensors WHERE digest = ? AND NOT damaged", (digest,)).fetchone()
+        if row is not None:
+            found[digest] = row[0]
+    return found
+
+
 def sound_ids(c: sqlite3.Connection) -> set[bytes]:
     """All tensors that are not known to be damaged."""
     return {digest for (digest,) in c.execute("SELECT digest FROM tensors WHERE NOT damaged")}

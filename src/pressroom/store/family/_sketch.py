@@ -7,6 +7,7 @@ with a symbol of its own for a weight that became zero, so that a pruned model s
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ _FAR = 4096  # differences from here on are one symbol, and cost their bits
 _GONE = 2 * _FAR + 1
 _WIDTHS = {"BF16": 2, "F16": 2, "I16": 2, "U16": 2, "F32": 4, "I32": 4, "U32": 4, "F64": 8, "I64": 8, "U64": 8}
 _SIGNED = frozenset({"I8", "I16", "I32", "I64"})
+_UNSIGNED = frozenset({"U16", "U32", "U64"})
 
 _PROBES = 32
 _PROBE = 512
@@ -48,23 +50,35 @@ class _Spot:
     runs: tuple[int, ...]
 
     @property
+    def order(self) -> str:
+        """How its values are ordered."""
+        if self.dtype in _SIGNED:
+            return "signed"
+        return "unsigned" if self.dtype in _UNSIGNED else "float"
+
+    @property
     def size(self) -> int:
         return len(self.runs) * _RUN * self.kept
 
 
 def _spots(tensors: Sequence[TensorInfo]) -> list[_Spot]:
+    return _planned(tuple((len(t.shape), t.dtype, t.nbytes) for t in tensors))
+
+
+@functools.lru_cache(maxsize=8)  # one layout is compared with that of many files
+def _planned(tensors: tuple[tuple[int, str, int], ...]) -> list[_Spot]:
     eligible = [
-        (position, tensor)
-        for position, tensor in enumerate(tensors)
-        if len(tensor.shape) > 1 and tensor.nbytes // _WIDTHS.get(tensor.dtype, 1) >= _LEAST_ELEMENTS
+        (position, dtype, nbytes)
+        for position, (dimensions, dtype, nbytes) in enumerate(tensors)
+        if dimensions > 1 and nbytes // _WIDTHS.get(dtype, 1) >= _LEAST_ELEMENTS
     ]
     count = max(1, min(_MOST_RUNS, _BUDGET // (_RUN * max(1, len(eligible)))))
     spots = []
-    for position, tensor in eligible:
-        width = _WIDTHS.get(tensor.dtype, 1)
-        last = tensor.nbytes // width - _RUN
+    for position, dtype, nbytes in eligible:
+        width = _WIDTHS.get(dtype, 1)
+        last = nbytes // width - _RUN
         runs = tuple((((n + 1) * _STEP & 0xFFFFFFFF) * last) >> 32 for n in range(count))
-        spots.append(_Spot(position, tensor.dtype, tensor.nbytes, width, min(width, 2), runs))
+        spots.append(_Spot(position, dtype, nbytes, width, min(width, 2), runs))
     return spots
 
 
@@ -102,21 +116,28 @@ def distance(
     taken to cost as much as the rest.
     """
     mine, theirs = _values(tensors, sketch), _values(others, other)
-    symbols: dict[int, list[Array]] = {1: [], 2: []}
-    weights: dict[int, list[Array]] = {1: [], 2: []}
+    # Tensors whose values have the same order and width are compared at once.
+    groups: dict[tuple[int, str], list[tuple[Array, Array, float]]] = {}
     for position, at in common.items():
         if position in mine and at in theirs:
             spot, child = mine[position]
             parent = theirs[at][1]
             count = min(len(child), len(parent))
-            symbols[spot.kept].append(_symbols(child[:count], parent[:count], spot))
-            weights[spot.kept].append(np.full(count, spot.nbytes / count))
+            child, parent = child[:count], parent[:count]
+            if spot.kept == 2:
+                child = _unpruned(child, parent)
+            groups.setdefault((spot.kept, spot.order), []).append((child, parent, spot.nbytes / count))
+    symbols: dict[int, list[Array]] = {}
+    weights: dict[int, list[Array]] = {}
+    for (width, order), found in groups.items():
+        child, parent = (np.concatenate([entry[n] for entry in found]) for n in (0, 1))
+        symbols.setdefault(width, []).append(_symbols(child, parent, width, order))
+        weights.setdefault(width, []).append(np.repeat([weight for *_, weight in found], [len(c) for c, *_ in found]))
     cost = total = 0.0
-    for width, found in symbols.items():
-        if found:
-            weight = np.concatenate(weights[width])
-            cost += _entropy(np.concatenate(found), weight, 8 * width) / (8 * width) * float(weight.sum())
-            total += float(weight.sum())
+    for width in symbols:
+        weight = np.concatenate(weights[width])
+        cost += _entropy(np.concatenate(symbols[width]), weight, 8 * width) / (8 * width) * float(weight.sum())
+        total += float(weight.sum())
     return cost / total if total else 1.0
 
 
@@ -131,27 +152,32 @@ def _values(tensors: Sequence[TensorInfo], sketch: bytes) -> dict[int, tuple[_Sp
     return found
 
 
-def _symbols(child: Array, parent: Array, spot: _Spot) -> Array:
+def _unpruned(child: Array, parent: Array) -> Array:
+    """Pruning by magnitude takes the codec next to nothing, from the very parent it was done to: where the border
+    between what went and what stayed is sharp, what went counts as unchanged.
+    """
     gone = (child == 0) & (parent != 0)
-    if spot.kept == 2 and gone.any() and not gone.all():
-        # Pruning by magnitude takes the codec next to nothing, from the very parent it was done to: where the border
-        # between what went and what stayed is sharp, what went counts as unchanged.
+    if gone.any() and not gone.all():
         magnitude = parent & 0x7FFF
         if magnitude[gone].max() < magnitude[~gone].min():
-            child = np.where(gone, parent, child)
-            gone = np.zeros_like(gone)
-    if spot.kept == 1:
+            return np.where(gone, parent, child)
+    return child
+
+
+def _symbols(child: Array, parent: Array, width: int, order: str) -> Array:
+    gone = (child == 0) & (parent != 0)
+    if width == 1:
         difference = (child.astype(np.int16) - parent).astype(np.int8).astype(np.int32)
     else:
-        difference = _ordered(child, spot) - _ordered(parent, spot)
+        difference = _ordered(child, order) - _ordered(parent, order)
     return np.where(gone, _GONE, np.clip(difference, -_FAR, _FAR) + _FAR)
 
 
-def _ordered(values: Array, spot: _Spot) -> Array:
+def _ordered(values: Array, order: str) -> Array:
     """The values as whole numbers in their own order: of floats the negative ones count down from zero."""
-    if spot.dtype in _SIGNED:
+    if order == "signed":
         return values.view("<i2").astype(np.int32)
-    if spot.dtype in ("U16", "U32", "U64"):
+    if order == "unsigned":
         return values.astype(np.int32)
     return np.where(values >> 15, -(values & 0x7FFF).astype(np.int32), values)
 

@@ -58,6 +58,8 @@ def take_in(parts: Parts, source: Source, wish: Wish) -> Blob:
         StoreError: it changed meanwhile, the recipe is not one, or the store failed.
     """
     with parts.putting():
+        if parts.shared:
+            parts.index.refresh()  # other machines may have put a parent, or the very tensors
         tensors = source.info.tensors
         try:
             sketch = sketches.take(source.fd, tensors)

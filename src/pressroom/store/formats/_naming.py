@@ -34,8 +34,9 @@ class Named:
 
 
 def plain(text: str) -> str:
-    """Text of a header as it may be shown: without control characters, cut after 2,000 characters."""
-    shown = text.translate(_CONTROLS)
+    """Text of a header as it may be shown: without control characters and halves of characters, which no file and no
+    terminal takes, and cut after 2,000 characters."""
+    shown = text.translate(_CONTROLS).encode("utf-8", "replace").decode("utf-8")
     return shown if len(shown) <= _MOST_TEXT else shown[: _MOST_TEXT - 1] + "…"
 
 
@@ -43,7 +44,8 @@ def storable(value: str | float) -> str | int | float | bool:
     """A header's value as JSON and databases take it: numbers they have no room for become text."""
     if isinstance(value, str):
         return plain(value)
-    return value if math.isfinite(value) and abs(value) < 1 << 63 else str(value)
+    # Whole numbers first: one of a thousand digits has no float to be looked at.
+    return value if abs(value) < 1 << 63 and math.isfinite(value) else str(value)
 
 
 def shares(elements: dict[str, int]) -> str:
