@@ -385,3 +385,9 @@ def test_killed_at_any_moment_an_alias_and_its_history_agree(registry: Registry,
         assert len(registry.history("m")) >= moves
         moves = len(registry.history("m"))
     assert moves > 50
+
+
+@pytest.mark.parametrize("bound", ["bytes=parent+1e308%", "bytes=1e300", "bytes=parent+99999999999999999999%"])
+def test_bounds_out_of_all_measure_are_refused_when_they_are_declared(bound: str) -> None:
+    with pytest.raises(FloorError, match="is not a bound"):
+        Bound.parse(bound, "min")

@@ -230,3 +230,14 @@ def test_values_that_json_has_no_room_for(tmp_path: Path) -> None:
     metadata = read(tmp_path, {**WHOLE, "config.json": config}).metadata
     assert (metadata["a"], metadata["b"], metadata["c"]) == ("nan", "inf", "9" * 30)
     assert len(str(metadata["d"])) == 2000
+
+
+def test_what_a_configuration_says_can_be_shown_and_kept(tmp_path: Path) -> None:
+    """Half a character and a number of hundreds of digits: valid JSON that no database or terminal takes."""
+    (tmp_path / "model.safetensors").write_bytes(one("w"))
+    text = '{"model_type": "a\\ud800b", "max_position_embeddings": ' + "9" * 400 + "}"
+    (tmp_path / "config.json").write_text(text)
+    info = inspect_folder({name: tmp_path / name for name in ("model.safetensors", "config.json")})
+    for value in info.metadata.values():
+        str(value).encode()
+        assert not isinstance(value, int) or abs(value) < 1 << 63
