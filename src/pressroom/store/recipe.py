@@ -23,7 +23,7 @@ class Recipe:
     parameters: dict[str, Any] = field(default_factory=dict)
 
 
-def prediction(recipe: Recipe, name: str, open_parent: Callable[[int], Parent]) -> bytes | None:
+def prediction(recipe: Recipe, name: str, open_parent: Callable[[int], Parent]) -> memoryview | None:
     """The bytes that the tensor `name` has by the recipe; None where it says nothing of this tensor.
 
     `open_parent(n)` are the tensors of the nth parent. The same recipe must predict the same bytes on every machine and

@@ -203,12 +203,12 @@ def test_random_bytes_are_refused(path: str) -> None:
 @pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 def test_the_decoder_stays_inside_its_memory(tmp_path: Path) -> None:
     """The kernel under AddressSanitizer and UndefinedBehaviorSanitizer, fed blocks altered at random."""
-    source = Path(codec.__file__).with_name("kernel.c")
+    sources = [str(Path(codec.__file__).with_name(name)) for name in ("kernel.c", "rows.c")]
     library = tmp_path / "kernel.so"
     built = subprocess.run(
         [str(COMPILER), "-O1", "-g", "-std=c11", "-shared", "-fPIC", "-march=native", "-fno-strict-aliasing",
          "-fsanitize=address,undefined", "-fno-sanitize=alignment", "-fno-sanitize-recover=undefined",
-         "-o", str(library), str(source)],
+         "-o", str(library), *sources],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     runtime = subprocess.run([str(COMPILER), "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)

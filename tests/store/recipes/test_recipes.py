@@ -10,9 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from pressroom.kernel import StoreError
+from pressroom.store import codec
 from pressroom.store.formats.base import TensorInfo
 from pressroom.store.recipe import Recipe
 from pressroom.store.recipes import OPERATIONS, checked, guesses, predicted
+from pressroom.store.recipes._rows import int8_rows, row_scales
 from pressroom.store.recipes.base import Shape
 from pressroom.store.recipes.values import SIZES, narrowed, widened
 
@@ -81,6 +83,28 @@ def test_int8_by_rows_with_its_scales(rows: int) -> None:
     recipe = Recipe("absmax_int8_row", ("b",))
     assert told(recipe, "w", Shape("I8", (12, 40)), [parent], rows).tobytes() == expected.tobytes()
     assert told(recipe, "w_scale", Shape("F32", (12, 1)), [parent], rows).tobytes() == scale.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+def test_the_kernel_quantises_what_numpy_does_to_the_last_bit(dtype: str) -> None:
+    if codec.kernel() is None:
+        pytest.skip("no C compiler")
+    values = weights(20, 70)
+    for row, special in enumerate([0.0, -0.0, np.nan, -np.nan, np.inf, -np.inf, 1e-45, 1e-39, 3.3e38, 65504.0, 127.5]):
+        values[row, 3:60:7] = special
+    values[12] = 0
+    values[13] *= np.float32(1e-44)
+    values[14:, :] = np.arange(-210, 210, dtype=np.float32).reshape(6, 70) / 2  # halves: ties
+    data = narrowed(values, dtype)
+    found = []
+    for path in ("auto", "numpy"):
+        codec.use(path)
+        found.append((int8_rows(data, dtype, 70).tobytes(), row_scales(data, dtype, 70).tobytes()))
+    codec.use("auto")
+    assert found[0] == found[1]
+    odd = np.empty(len(data) + 1, np.uint8)[1:]
+    odd[:] = data
+    assert (int8_rows(odd, dtype, 70).tobytes(), row_scales(odd, dtype, 70).tobytes()) == found[0]
 
 
 @pytest.mark.parametrize("rows", [0, 5])

@@ -35,16 +35,16 @@ def use(path: str) -> None:
     if path in ("auto", "numpy"):
         _chosen = "auto" if path == "auto" else None
         return
-    kernel = _native.load(path)
-    if kernel is None:
+    found = _native.load(path)
+    if found is None:
         raise ValueError(f"no kernel for {path!r}: no C compiler, or it does not know it")
-    _chosen = kernel
+    _chosen = found
 
 
 def path_in_use() -> str:
     """`avx512`, `avx2`, `c` or `numpy`: what blocks are coded with now."""
-    kernel = _kernel()
-    return "numpy" if kernel is None else {512: "avx512", 256: "avx2"}.get(kernel.width, "c")
+    native = kernel()
+    return "numpy" if native is None else {512: "avx512", 256: "avx2"}.get(native.width, "c")
 
 
 def block_length(dtype: str, row: int = 0) -> int:
@@ -109,7 +109,7 @@ def decode(stored: Any, out: Any, *, parent: Any = None) -> None:
         if len(target) % 2:
             raise DamagedError(f"a block of 16-bit floats is asked for as {len(target)} bytes")
         source = None if p is None else _aligned(p)
-        coder = _kernel() or _numpy
+        coder = kernel() or _numpy
         if target.ctypes.data % 2:
             apart = np.empty(len(target) // 2, np.uint16)
             coder.floats_decode(data, source, apart)
@@ -136,7 +136,8 @@ def codec_name(stored: Any) -> str:
     return _NAMES.get(kind, f"unknown ({kind})")
 
 
-def _kernel() -> _native.Kernel | None:
+def kernel() -> _native.Kernel | None:
+    """The kernel that this process uses, None for NumPy's path: for what else has the same bytes by both."""
     if isinstance(_chosen, str):
         return _native.load()
     return _chosen
@@ -148,14 +149,14 @@ def _aligned(data: Array) -> Array:
 
 
 def _floats(x: Array, p: Array | None, layout: Layout, row: int) -> bytes | None:
-    kernel = _kernel()
+    native = kernel()
     columns = row % _GROUP == 0 and 128 <= row <= 4096
     groups = row // _GROUP if columns else 16
     values = _aligned(x)
 
     def coded(parent: Array | None) -> bytes | None:
-        if kernel is not None:
-            return kernel.floats_encode(values, parent, layout.shift, groups, columns)
+        if native is not None:
+            return native.floats_encode(values, parent, layout.shift, groups, columns)
         made = _numpy.floats_encode(values, parent, layout.shift, groups, columns)
         return made if len(made) <= len(x) else None
 
@@ -171,7 +172,7 @@ def _in_planes(x: Array, p: Array | None, layout: Layout, dtype: str, row: int) 
     """The shorter of alone and near; only what differs a lot is tried alone as well."""
     name = dtype.encode()[:255]
     size = row * layout.size if layout.kind != "bytes" else 0
-    coder = _kernel() or _numpy
+    coder = kernel() or _numpy
     best = b""
     for parent in (p, None) if p is not None else (None,):
         if best and len(best) <= _FAR * len(x):
@@ -197,6 +198,6 @@ def _from_planes(data: memoryview, target: Array, p: Array | None) -> None:
         apart = np.empty(len(target), np.uint8)
     if words and p is not None and p.ctypes.data % size:
         p = p.copy()
-    _planes.decode(_kernel() or _numpy, data[at:], apart, p, layout, row)
+    _planes.decode(kernel() or _numpy, data[at:], apart, p, layout, row)
     if apart is not target:
         target[:] = apart

@@ -27,18 +27,18 @@ from pressroom.store.codec.base import Array, DamagedError
 
 _log = logging.getLogger(__name__)
 
-_SOURCE = Path(__file__).with_name("kernel.c")
-_FLAGS = ("-O3", "-std=c11", "-shared", "-fPIC", "-fno-strict-aliasing")
+_SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernel.c", "rows.c"))
+_FLAGS = ("-O3", "-std=c11", "-shared", "-fPIC", "-fno-strict-aliasing", "-ffp-contract=off")
 _LANES = 64
 _TOO_LONG = -2
 
 
 class Kernel:
-    """The functions of `kernel.c` with their memory. Thread-safe: each thread has its own."""
+    """The functions of `kernel.c` and `rows.c`, with their memory. Thread-safe: each thread has its own."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
-        for name in ("floats_encode", "floats_decode", "bytes_encode", "bytes_decode"):
+        for name in ("floats_encode", "floats_decode", "bytes_encode", "bytes_decode", "int8_rows"):
             getattr(library, f"pressroom_{name}").restype = ctypes.c_int64
         library.pressroom_tables_size.restype = ctypes.c_size_t
         self.width: int = library.pressroom_kernel_width()
@@ -80,6 +80,15 @@ class Kernel:
                 _at(stored), _size(len(stored)), _at(context), _at(out), _size(len(out)), _at(self._own.tables)
             )
         )
+
+    def int8_rows(self, values: Array, columns: int, out: Array | None, scales: Array | None) -> bool:
+        """Quantise rows of `columns` float32 or (as uint16) bfloat16 values. False where one has a NaN: the scales of
+        such rows are a NaN, but not always NumPy's."""
+        strange: int = self._library.pressroom_int8_rows(
+            _at(values), ctypes.c_int(values.itemsize == 4), _size(len(values) // columns), _size(columns),
+            _at(out), _at(scales),
+        )  # fmt: skip
+        return strange == 0
 
     def _scratch(self, n: int) -> tuple[Array, Array, Array, Array]:
         """Three times n + 64 values of 16 bits, and 2 n bytes; kept by the thread, and the tables with them."""
@@ -128,7 +137,7 @@ def load(architecture: str = "native") -> Kernel | None:
 def _compiled(compiler: str, architecture: str) -> Path:
     flags = [*_FLAGS, f"-march={architecture}" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"]
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
-    told = b"\0".join([_SOURCE.read_bytes(), version, " ".join(flags).encode(), _processor()])
+    told = b"\0".join([*(source.read_bytes() for source in _SOURCES), version, " ".join(flags).encode(), _processor()])
     name = f"kernel-{hashlib.sha256(told).hexdigest()[:32]}.so"
     directory = _directory()
     library = directory / name
@@ -138,7 +147,10 @@ def _compiled(compiler: str, architecture: str) -> Path:
         unfinished = Path(file.name)
     try:
         done = subprocess.run(
-            [compiler, *flags, "-o", str(unfinished), str(_SOURCE)], capture_output=True, timeout=300, check=False
+            [compiler, *flags, "-o", str(unfinished), *map(str, _SOURCES)],
+            capture_output=True,
+            timeout=300,
+            check=False,
         )
         if done.returncode:
             raise OSError(f"{compiler} ended with {done.returncode}: {done.stderr.decode(errors='replace')[-500:]}")

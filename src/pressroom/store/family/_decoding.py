@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from blake3 import blake3
 
@@ -15,6 +15,12 @@ from pressroom.store.family._pieces import Pieces
 
 # Deeper than any policy makes chains: who comes here follows rows that were altered into a circle.
 _DEEPEST = 32
+
+
+class Predicted(Protocol):
+    """The bytes that a tensor has by its recipe; `checked`: all that they are made from is held against its digest."""
+
+    def __call__(self, tensor: StoredTensor, decoder: Decoder, *, checked: bool) -> memoryview: ...
 
 
 class DamagedTensorError(StoreError):
@@ -35,9 +41,12 @@ class DamagedTensorError(StoreError):
 class Decoder:
     """Decodes blocks of `tensors`, which are complete: with everything that they are told from.
 
-    `shortcut(id)` is the whole raw content of a tensor where it lies in memory or in a mapped file, `predicted(tensor)`
-    what its recipe says. `renew(id)` looks for a tensor again whose pack is gone. Safe to use from several threads; a
-    thread needs up to three blocks of memory.
+    `shortcut(id)` is the whole raw content of a tensor where it lies in memory or in a mapped file, `predicted(tensor,
+    decoder, checked=)` what its recipe says. `renew(id)` looks for a tensor again whose pack is gone.
+
+    What comes out is held against its digest; with `fast`, not where all of the stored bytes were held against their
+    checks; what comes by a shortcut has none. Safe to use from several threads; a thread needs up to six blocks of
+    memory.
     """
 
     def __init__(
@@ -47,7 +56,7 @@ class Decoder:
         *,
         fast: bool = False,
         shortcut: Callable[[bytes], memoryview | None] = lambda _: None,
-        predicted: Callable[[StoredTensor, Decoder], memoryview] | None = None,
+        predicted: Predicted | None = None,
         renew: Callable[[bytes], Mapping[bytes, StoredTensor]] | None = None,
     ) -> None:
         self.tensors = dict(tensors)
@@ -65,26 +74,29 @@ class Decoder:
             raise DamagedTensorError(identity, f"the tensor {identity.hex()[:16]}… is missing from the store")
         return found
 
-    def block(self, identity: bytes, number: int, out: memoryview) -> None:
+    def block(self, identity: bytes, number: int, out: memoryview, *, checked: bool = True) -> None:
         """Block `number` of a tensor into `out`, which has its length. What comes is what was stored, or an error.
 
-        The stored bytes are always checked. Unless `fast`, so are those that come out, against their digest; and always
-        where some came from a file that has no check of its own.
+        Not `checked`: perhaps other bytes, for who holds what is made of them against a digest.
 
         Raises:
             DamagedTensorError: a byte of it, or of what it is told from, was altered or is missing.
         """
+        read = self._checked if checked else self._unchecked
         try:
-            self._checked(identity, number, out)
+            read(identity, number, out)
         except NotFoundError:
             # A sweep moved blocks to another pack since they were looked up.
             if self._renew is None:
                 raise
             self.tensors.update(self._renew(identity))
             try:
-                self._checked(identity, number, out)
+                read(identity, number, out)
             except NotFoundError as error:
                 raise DamagedTensorError(identity, f"a pack of the store is missing: {error.message}") from error
+
+    def _unchecked(self, identity: bytes, number: int, out: memoryview) -> None:
+        self._decode(self.tensor(identity), number, out, thorough=False)
 
     def _checked(self, identity: bytes, number: int, out: memoryview) -> None:
         tensor = self.tensor(identity)
@@ -95,10 +107,13 @@ class Decoder:
             if self._is_right(tensor, number, out):
                 return
             # The file it was taken from was altered: what is stored still counts.
-        checked = self._decode(tensor, number, out, shortcuts=True)
-        if (checked and self._fast) or self._is_right(tensor, number, out):
-            return
-        self._decode(tensor, number, out, shortcuts=False)
+        try:
+            checked = self._decode(tensor, number, out, thorough=False)
+            if (checked and self._fast) or self._is_right(tensor, number, out):
+                return
+        except DamagedTensorError:
+            pass  # whose fault it is comes out below
+        self._decode(tensor, number, out, thorough=True)
         if not self._is_right(tensor, number, out):
             raise self._culprit(tensor, number)
 
@@ -106,17 +121,18 @@ class Decoder:
         segment, at = self._located(tensor, number)
         return blake3(out).digest() == segment.blocks[at].raw
 
-    def _decode(self, tensor: StoredTensor, number: int, out: memoryview, *, shortcuts: bool) -> bool:
-        """Down the chain until a block needs nothing or is at hand, then up again, between two buffers.
+    def _decode(self, tensor: StoredTensor, number: int, out: memoryview, *, thorough: bool) -> bool:
+        """Down the chain until a block needs nothing or is at hand, then up again, between two buffers. `thorough`: by
+        no shortcut, and all that is read is held against its check.
 
-        Returns whether every byte that was read was held against the check of what was stored.
+        Returns whether that can be said of every byte, or would not be asked for.
         """
         chain: list[tuple[StoredTensor, Any]] = []
         parent: memoryview | None = None
         start, length = tensor.span(number)
         first = checked = True
         while True:
-            if not first and shortcuts:
+            if not first and not thorough:
                 whole = self.shortcut(tensor.id)
                 if whole is not None:
                     parent, checked = whole[start : start + length], False
@@ -129,14 +145,27 @@ class Decoder:
                     return False
                 checked = False
                 break
-            stored = self._stored(tensor, segment, at)
+            stored = self._stored(tensor, segment, at, self._buffer(3 + len(chain), segment.blocks[at].stored))
+            if (thorough or self._fast) and check_of(stored) != segment.blocks[at].check:
+                raise DamagedTensorError(
+                    tensor.id,
+                    f"block {number} of the tensor {tensor.id.hex()[:16]}… was altered in {segment.piece}",
+                    piece=segment.piece,
+                )
             chain.append((tensor, stored))
-            if not codec.needs_parent(stored):
+            try:
+                needs = codec.needs_parent(stored)
+            except codec.DamagedError as error:
+                raise self._undecoded(tensor, number, error) from error
+            if not needs:
                 break
             if tensor.recipe is not None:
                 if self._predicted is None:
                     raise DamagedTensorError(tensor.id, "a tensor by a recipe lies below another one")
-                parent = self._predicted(tensor, self)[start : start + length]
+                # What is read for it goes through the same buffers.
+                chain = [(above, bytes(held)) for above, held in chain]
+                parent = self._predicted(tensor, self, checked=thorough)[start : start + length]
+                checked = checked and thorough
                 break
             if not tensor.parents or len(chain) > _DEEPEST:
                 raise DamagedTensorError(
@@ -154,11 +183,7 @@ class Decoder:
             try:
                 codec.decode(stored, target, parent=parent)
             except codec.DamagedError as error:
-                raise DamagedTensorError(
-                    above.id,
-                    f"block {number} of the tensor {above.id.hex()[:16]}… does not decode: {error.message}",
-                    piece=self._located(above, number)[0].piece,
-                ) from error
+                raise self._undecoded(above, number, error) from error
             parent = target
         return checked
 
@@ -169,7 +194,7 @@ class Decoder:
             parent = self.tensor(below.parents[0])
             out = memoryview(bytearray(parent.span(number)[1]))
             try:
-                self._decode(parent, number, out, shortcuts=False)
+                self._decode(parent, number, out, thorough=True)
             except DamagedTensorError as error:
                 return error
             if self._is_right(parent, number, out):
@@ -190,19 +215,16 @@ class Decoder:
                 tensor.id, f"block {number} of the tensor {tensor.id.hex()[:16]}… is missing from the store"
             ) from error
 
-    def _stored(self, tensor: StoredTensor, segment: Segment, at: int) -> Any:
-        block = segment.blocks[at]
-        try:
-            stored = self.pieces.read(segment.piece, segment.starts[at], block.stored)
-        except StoreError as error:
-            raise self._unread(tensor, segment, at, error) from error
-        if check_of(stored) != block.check:
-            raise DamagedTensorError(
-                tensor.id,
-                f"block {segment.first + at} of the tensor {tensor.id.hex()[:16]}… was altered in {segment.piece}",
-                piece=segment.piece,
-            )
-        return stored
+    def _undecoded(self, tensor: StoredTensor, number: int, error: codec.DamagedError) -> DamagedTensorError:
+        return DamagedTensorError(
+            tensor.id,
+            f"block {number} of the tensor {tensor.id.hex()[:16]}… does not decode: {error.message}",
+            piece=self._located(tensor, number)[0].piece,
+        )
+
+    def _stored(self, tensor: StoredTensor, segment: Segment, at: int, out: memoryview) -> memoryview:
+        self._read_into(tensor, segment, at, out)
+        return out
 
     def _read_into(self, tensor: StoredTensor, segment: Segment, at: int, out: memoryview) -> None:
         try:

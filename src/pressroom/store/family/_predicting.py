@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -17,16 +17,19 @@ from pressroom.store.family._objects import StoredTensor
 from pressroom.store.formats import TensorInfo
 from pressroom.store.recipe import Parent, Recipe, prediction
 
+T = TypeVar("T")
 # Blocks of one tensor are decoded one after the other; two, as threads are at two tensors where one ends.
 _MOST_HELD = 2
 _REMEMBERED = 16 << 20
+# Recipes told from what recipes tell; who comes here follows rows that were altered into a circle.
+_DEEPEST = 8
 
 
 @dataclass(frozen=True)
 class Foretold:
     """The bytes that a recipe gives a tensor: `record` is what is stored of it, `parents` the tensors it read."""
 
-    data: bytes
+    data: memoryview
     record: str
     parents: tuple[bytes, ...]
 
@@ -84,24 +87,32 @@ class _Watched(Mapping[str, Tensor]):
 
 
 class Predictions:
-    """Foretells stored tensors again. Safe to use from several threads; holds the last two whole in memory."""
+    """Foretells stored tensors again. Safe to use from several threads; the last few results are kept, and of what they
+    are told from the last two, where these are of less than 16 MiB.
+    """
 
     def __init__(self) -> None:
-        self._held: OrderedDict[bytes, memoryview] = OrderedDict()
-        self._last: dict[bytes, Raw] = {}
-        self._lock = threading.RLock()
+        self._results = _Kept[memoryview](_MOST_HELD)
+        self._inputs = _Kept[Raw](_MOST_HELD)
+        self._own = threading.local()
 
-    def __call__(self, tensor: StoredTensor, decoder: Decoder) -> memoryview:
-        """The bytes that the recipe of a stored tensor gives. Raises DamagedTensorError where it gives none."""
-        with self._lock:
-            found = self._held.get(tensor.id)
-            if found is None:
-                found = self._held[tensor.id] = memoryview(self._made(tensor, decoder))
-                if len(self._held) > _MOST_HELD:
-                    self._held.popitem(last=False)
-            return found
+    def __call__(self, tensor: StoredTensor, decoder: Decoder, *, checked: bool) -> memoryview:
+        """The bytes that the recipe of a stored tensor gives. Raises DamagedTensorError where it gives none.
 
-    def _made(self, tensor: StoredTensor, decoder: Decoder) -> bytes:
+        Unless `checked`, what it reads is not held against any digest: the result of it has one.
+        """
+        depth = getattr(self._own, "depth", 0)
+        if depth > _DEEPEST:
+            raise DamagedTensorError(tensor.id, "its recipe leads to itself")
+        self._own.depth = depth + 1
+        try:
+            if depth:  # whoever waits for others while others wait for it waits for ever: nothing is shared here
+                return self._made(tensor, decoder, checked, shared=False)
+            return self._results.get((tensor.id, checked), lambda: self._made(tensor, decoder, checked, shared=True))
+        finally:
+            self._own.depth = depth
+
+    def _made(self, tensor: StoredTensor, decoder: Decoder, checked: bool, shared: bool) -> memoryview:
         assert tensor.recipe is not None
         try:
             record = json.loads(tensor.recipe)
@@ -114,7 +125,7 @@ class Predictions:
             ids = {info.name: identity for parent, info, identity in inputs if parent == number}
             return Tensors(
                 [info for parent, info, _ in inputs if parent == number],
-                lambda info: self._read(ids[info.name], decoder),
+                lambda info: self._read(ids[info.name], decoder, checked, shared),
             )
 
         made = prediction(recipe, str(record["tensor"]), opened)
@@ -126,24 +137,50 @@ class Predictions:
             )
         return made
 
-    def _read(self, identity: bytes, decoder: Decoder) -> Raw:
-        """All bytes of a tensor; of less than 16 MiB the last one is not read again."""
-        found = self._last.get(identity)
-        if found is None:
-            found = _whole(decoder, identity)
-            self._last.clear()
-            if len(found) < _REMEMBERED:
-                self._last[identity] = found
-        return found
+    def _read(self, identity: bytes, decoder: Decoder, checked: bool, shared: bool) -> Raw:
+        """All bytes of a tensor, from a mapped file where it lies in one."""
+        if not checked:
+            direct = decoder.shortcut(identity)
+            if direct is not None:
+                return np.frombuffer(direct, np.uint8)
+        if not shared or decoder.tensor(identity).nbytes >= _REMEMBERED:
+            return _whole(decoder, identity, checked)
+        return self._inputs.get((identity, checked), lambda: _whole(decoder, identity, checked))
 
 
-def _whole(decoder: Decoder, identity: bytes) -> Raw:
-    """All bytes of a tensor, on this thread, each block held against its digest."""
+class _Kept(Generic[T]):
+    """Values by key, made by the first who asks while others wait; the longest unused go."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._entries: OrderedDict[Hashable, _Entry[T]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        with self._lock:
+            entry = self._entries.setdefault(key, _Entry())
+            self._entries.move_to_end(key)
+            if len(self._entries) > self._most:
+                self._entries.popitem(last=False)
+        with entry.lock:
+            if entry.value is None:
+                entry.value = make()
+            return entry.value
+
+
+class _Entry(Generic[T]):
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.value: T | None = None
+
+
+def _whole(decoder: Decoder, identity: bytes, checked: bool) -> Raw:
+    """All bytes of a tensor, on this thread, each block held against its digest if `checked`."""
     tensor = decoder.tensor(identity)
     out = np.empty(tensor.nbytes, np.uint8)
     for number in range(tensor.count):
         start, length = tensor.span(number)
-        decoder.block(identity, number, out.data[start : start + length])
+        decoder.block(identity, number, out.data[start : start + length], checked=checked)
     return out
 
 

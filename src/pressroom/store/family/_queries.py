@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from pressroom.store.family._objects import Segment, StoredTensor, unpack_blocks
 from pressroom.store.formats import TensorInfo
+
+# SQLite of some distributions takes 999 values in one statement.
+_MOST_IN_ONE = 900
 
 # A layout: the tensors of a file, without their places.
 Layout = list[TensorInfo]
@@ -37,12 +41,18 @@ def first_of(digest: bytes) -> int:
 
 def ids_of(c: sqlite3.Connection, digests: Iterable[bytes]) -> list[int]:
     """The row numbers of tensors, as far as they are known."""
-    found = []
-    for digest in dict.fromkeys(digests):
-        row = c.execute("SELECT id FROM tensors WHERE digest = ?", (digest,)).fetchone()
-        if row is not None:
-            found.append(row[0])
-    return found
+    found: dict[bytes, int] = {}
+    wanted = list(dict.fromkeys(digests))
+    for some, marks in _some(wanted):
+        found.update(c.execute(f"SELECT digest, id FROM tensors WHERE digest IN ({marks})", some))  # noqa: S608
+    return [found[digest] for digest in wanted if digest in found]
+
+
+def _some(digests: Iterable[bytes]) -> Iterator[tuple[list[bytes], str]]:
+    """The digests, as many at a time as a statement takes, and the marks for them."""
+    rest = iter(digests)
+    while some := list(islice(rest, _MOST_IN_ONE)):
+        yield some, ",".join("?" * len(some))
 
 
 def closure(c: sqlite3.Connection, rows: Sequence[int]) -> dict[bytes, StoredTensor]:
@@ -118,12 +128,14 @@ def damaged_copies(c: sqlite3.Connection) -> set[bytes]:
 
 def depths(c: sqlite3.Connection, digests: Iterable[bytes]) -> dict[bytes, int]:
     """How deep these tensors lie, of those that are not known to be damaged."""
-    found = {}
-    for digest in digests:
-        row = c.execute("SELECT depth FROM tensors WHERE digest = ? AND NOT damaged", (digest,)).fetchone()
-        if row is not None:
-            found[digest] = row[0]
-    return found
+    return {
+        digest: depth
+        for some, marks in _some(digests)
+        for digest, depth in c.execute(
+            f"SELECT digest, depth FROM tensors WHERE NOT damaged AND digest IN ({marks})",  # noqa: S608
+            some,
+        )
+    }
 
 
 def sound_ids(c: sqlite3.Connection) -> set[bytes]:
@@ -238,17 +250,17 @@ def with_depths(c: sqlite3.Connection, digest: str) -> dict[int, tuple[bytes, in
 
 def places_of(c: sqlite3.Connection, ids: Iterable[bytes], files: Sequence[str]) -> dict[bytes, Place]:
     """One place of each tensor among these files, where it has one."""
-    found = {}
     wanted = json.dumps(list(files))
-    for digest in ids:
-        row = c.execute(
-            "SELECT f.digest, position FROM tensors t JOIN file_tensors ON tensor = t.id JOIN files f ON f.id = file "
-            "WHERE t.digest = ? AND NOT gone AND f.digest IN (SELECT value FROM json_each(?)) LIMIT 1",
-            (digest, wanted),
-        ).fetchone()
-        if row is not None:
-            found[digest] = Place(*row)
-    return found
+    return {
+        identity: Place(digest, position)
+        for some, marks in _some(ids)
+        for identity, digest, position in c.execute(
+            "SELECT t.digest, f.digest, position FROM tensors t JOIN file_tensors ON tensor = t.id "  # noqa: S608
+            "JOIN files f ON f.id = file WHERE NOT gone AND f.digest IN (SELECT value FROM json_each(?)) "
+            f"AND t.digest IN ({marks})",
+            (wanted, *some),
+        )
+    }
 
 
 def affected(c: sqlite3.Connection, ids: Iterable[bytes]) -> list[str]:

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -47,7 +48,11 @@ class Reader:
         self.manifest = manifest
         self.threads = parts.workers
         self.decoder = decoder_for(
-            parts, parts.index.file_tensors(manifest), besides=manifest.digest, fast=fast, shortcuts=shortcuts
+            parts,
+            parts.index.file_tensors(manifest),
+            besides=manifest.digest,
+            fast=fast,
+            shortcuts=shortcuts,
         )
 
     def jobs(self) -> Iterator[Piece]:
@@ -64,6 +69,15 @@ class Reader:
                     start, length = tensor.span(block)
                     yield Piece(offset + start, length, tensor.id, block)
 
+    def together(self, jobs: Iterable[Piece]) -> Iterator[Piece]:
+        """The same, those by recipes from one tensor behind each other: it is decoded once then. A quantised file has
+        the scales of all tensors first."""
+        groups: dict[bytes, list[Piece]] = {}
+        for job in jobs:
+            tensor = self.decoder.tensor(job.id)
+            groups.setdefault(job.id if tensor.recipe is None else tensor.parents[0], []).append(job)
+        return chain.from_iterable(groups.values())
+
     def gaps(self) -> Iterator[tuple[int, bytes]]:
         """The bytes outside of tensors, with their offsets."""
         at = 0
@@ -77,7 +91,7 @@ class Reader:
         for offset, data in self.gaps():
             out[offset : offset + len(data)] = data
         run(
-            self.jobs(),
+            self.together(self.jobs()),
             lambda job: self.decoder.block(job.id, job.number, out[job.offset : job.offset + job.length]),
             self.threads,
         )
@@ -99,7 +113,7 @@ class Reader:
             self.decoder.block(job.id, job.number, view)
             write_at(fd, view, job.offset)
 
-        run(self.jobs(), work, self.threads)
+        run(self.together(self.jobs()), work, self.threads)
 
     def tensors(self, *, checked: bool = False) -> Tensors:
         """The tensors by name: mapped where their bytes lie as they are, else decoded when asked for.
@@ -175,14 +189,14 @@ class _Shortcuts:
             self._add_cached(parts, rest, cached)
 
     def _add_cached(self, parts: Parts, ids: list[bytes], cached: list[str]) -> None:
-        manifests: dict[str, Manifest | None] = {}
+        held: dict[str, tuple[Path, Manifest | None]] = {}
         for identity, at in parts.index.read(lambda c: queries.places_of(c, ids, cached)).items():
-            if at.digest not in manifests:
-                manifests[at.digest] = _cached_manifest(parts, at.digest)
-            manifest = manifests[at.digest]
+            if at.digest not in held:
+                held[at.digest] = parts.cache.directory / at.digest, _cached_manifest(parts, at.digest)
+            path, manifest = held[at.digest]
             if manifest is not None and at.position < len(manifest.tensors) and manifest.ids[at.position] == identity:
                 info = manifest.tensors[at.position]
-                self._found[identity] = (parts.cache.directory / at.digest, info.offset, info.nbytes)
+                self._found[identity] = (path, info.offset, info.nbytes)
 
     def __call__(self, identity: bytes) -> memoryview | None:
         found = self._found.get(identity)

@@ -10,7 +10,7 @@ import io
 from collections import OrderedDict
 from typing import Any, Protocol
 
-from pressroom.store.family._restoring import Reader, run
+from pressroom.store.family._restoring import Piece, Reader, run
 from pressroom.store.places.base import Place
 
 _HELD = 4
@@ -105,22 +105,25 @@ class FileParts:
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self.size = reader.manifest.size
-        both: list[tuple[int, Any]] = [*reader.gaps(), *((job.offset, job) for job in reader.jobs())]
+        both: list[tuple[int, bytes | Piece]] = [*reader.gaps(), *((job.offset, job) for job in reader.jobs())]
         both.sort(key=lambda part: part[0])
         self.starts = [offset for offset, _ in both]
         self._what = [what for _, what in both]
 
     def fill(self, first: int, last: int, out: memoryview) -> None:
         base = self.starts[first]
-
-        def work(number: int) -> None:
-            what, at = self._what[number], self.starts[number] - base
-            if isinstance(what, bytes):
-                out[at : at + len(what)] = what
+        jobs: list[Piece] = []
+        for at, what in zip(self.starts[first:last], self._what[first:last], strict=True):
+            if isinstance(what, Piece):
+                jobs.append(what)
             else:
-                self._reader.decoder.block(what.id, what.number, out[at : at + what.length])
+                out[at - base : at - base + len(what)] = what
 
-        run(iter(range(first, last)), work, min(self._reader.threads, last - first))
+        def work(job: Piece) -> None:
+            start = job.offset - base
+            self._reader.decoder.block(job.id, job.number, out[start : start + job.length])
+
+        run(self._reader.together(jobs), work, min(self._reader.threads, len(jobs)))
 
 
 class PieceParts:

@@ -11,6 +11,7 @@ import numpy as np
 
 from pressroom.kernel.errors import StoreError, did_you_mean
 from pressroom.store.recipe import Recipe
+from pressroom.store.recipes._rows import int8_rows, row_scales
 from pressroom.store.recipes.base import Shape, Source
 from pressroom.store.recipes.values import SIZES, Array, narrowed, widened
 
@@ -163,18 +164,12 @@ def _int8(name: str, shape: Shape, parents: Sequence[Source], detail: Detail, st
         step = max(1, (1 << 20) // found.row)
         for row in range(start, stop, step):
             end = min(stop, row + step)
-            values = _rows(parents[0], weight, found, row * found.row, end * found.row)
-            scales[row - start : end - start] = np.abs(values).max(axis=1) / np.float32(127)
+            data = parents[0].read(weight, row * found.row, end * found.row)
+            scales[row - start : end - start] = row_scales(data, found.dtype, found.row)
         return narrowed(scales, shape.dtype)
-    values = _rows(parents[0], name, shape, start, stop)
-    scale = np.abs(values).max(axis=1, keepdims=True) / np.float32(127)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        quotient = np.rint(np.divide(values, scale, out=values), out=values)
-    # Rows of zeros, and those with a value that is none, have no scale to divide by.
-    if not (np.isfinite(scale).all() and scale.all()):
-        quotient = np.nan_to_num(quotient, nan=0.0)
-    made: Array = np.clip(quotient, -127, 127).astype(np.int8).reshape(-1).view(np.uint8)
-    return made
+    held = parents[0].shape(name)
+    assert held is not None  # looked at by `prepare`
+    return int8_rows(parents[0].read(name, start, stop), held.dtype, shape.row)
 
 
 # ---- magnitude_prune: the smallest share of a matrix by magnitude becomes zero

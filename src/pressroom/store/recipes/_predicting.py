@@ -16,7 +16,9 @@ from pressroom.store.recipes.values import SIZES, Array
 _STEP = 1 << 20
 
 
-def predicted(op: str, name: str, open_parent: Callable[[int], Parent], parameters: Mapping[str, Any]) -> bytes | None:
+def predicted(
+    op: str, name: str, open_parent: Callable[[int], Parent], parameters: Mapping[str, Any]
+) -> memoryview | None:
     """The bytes of the tensor `name`, or None where the operation says nothing of it.
 
     Raises:
@@ -33,12 +35,14 @@ def predicted(op: str, name: str, open_parent: Callable[[int], Parent], paramete
     if detail is None:
         return None
     size = SIZES[shape.dtype]
-    out = np.empty(shape.elements * size, np.uint8)
     step = max(1, _STEP // shape.row) * shape.row
+    if shape.elements <= step:
+        return found.predict(name, shape, parents, detail, 0, shape.elements).data
+    out = np.empty(shape.elements * size, np.uint8)
     for start in range(0, shape.elements, step):
         stop = min(shape.elements, start + step)
         out[start * size : stop * size] = found.predict(name, shape, parents, detail, start, stop)
-    return out.tobytes()
+    return out.data
 
 
 class _Tensors:
