@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import json
 import os
+import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pressroom.cli._app import run
+from pressroom.kernel import Workspace
 
 
 def weights(fill: int) -> bytes:
@@ -64,7 +66,10 @@ def test_a_model_made_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
     assert record["description"] == "Tuned on our tickets."
     assert record["fetched_bytes"] == 0 and 0 < record["stored_bytes"] <= record["bytes"]
     assert run(["show", "mine"]) == 0
-    assert record["parent"] in capsys.readouterr().out
+    assert "parent   base:1\n" in capsys.readouterr().out
+    assert run(["pull", "base", "--as", "copy"]) == 0
+    assert run(["show", "mine"]) == 0
+    assert "parent   base:1 = copy:1\n" in capsys.readouterr().out
 
 
 def test_what_a_pull_over_the_web_cost(url: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,3 +110,76 @@ def test_words_that_are_wrong(capsys: pytest.CaptureFixture[str], words: list[st
 def test_a_parent_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["pull", "base", "--parent", "nothing", "--json"]) == 1
     assert "nothing" in "".join(capsys.readouterr())
+
+
+def test_what_is_here_is_said_and_what_was_damaged_is_mended(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    size = 1 << 20
+    header = b'{"w": {"dtype": "U8", "shape": [%d], "data_offsets": [0, %d]}}' % (size, size)
+    content = len(header).to_bytes(8, "little") + header + random.Random(1).randbytes(size)
+    (place / "base" / "model.safetensors").write_bytes(content)
+    assert run(["pull", "base"]) == 0
+    capsys.readouterr()
+    assert run(["pull", "base"]) == 0
+    assert "all of it was here" in capsys.readouterr().out
+    assert run(["pull", "base", "--as", "other", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["files_held_before"], record["files_mended"], record["stored_bytes"]) == (2, 0, 0)
+    with Workspace.open(place) as workspace:
+        files = [path for path in (workspace.dir / "store").rglob("*") if path.is_file()]
+        (pack,) = (path for path in files if path.stat().st_size >= size)
+    pack.chmod(0o600)
+    with pack.open("r+b") as file:
+        file.seek(size // 2)
+        file.write(bytes(64))
+    assert run(["verify"]) == 1
+    capsys.readouterr()
+    assert run(["pull", "base"]) == 0
+    said = capsys.readouterr()
+    assert "1 file of it was damaged here, written again" in said.out
+    told = [line.split("  ") for line in said.err.splitlines()]
+    assert {line[1] for line in told} == {"storing base", "writing model.safetensors"}
+    # What a line says is done never exceeds what the file and its neighbour have.
+    assert {line[-1] for line in told if line[2].strip() == "100%"} == {"1.0 MB"}
+    assert run(["verify"]) == 0
+
+
+def test_removing_says_what_space_comes_back(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    header = b'{"w": {"dtype": "U8", "shape": [1048576], "data_offsets": [0, 1048576]}, '
+    header += b'"b": {"dtype": "U8", "shape": [4096], "data_offsets": [1048576, 1052672]}}'
+    content = bytearray(len(header).to_bytes(8, "little") + header + random.Random(1).randbytes((1 << 20) + 4096))
+    (place / "base" / "model.safetensors").write_bytes(content)
+    content[-4096:] = random.Random(2).randbytes(4096)  # the tuned one is stored as little more than these
+    (place / "tuned" / "model.safetensors").write_bytes(content)
+    for words in (["base"], ["tuned", "--parent", "base"], ["tuned", "--as", "copy"]):
+        assert run(["pull", *words]) == 0
+    capsys.readouterr()
+    assert run(["rm", "copy"]) == 0
+    assert "No space comes back" in capsys.readouterr().out
+    assert run(["rm", "tuned", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["let_go_bytes"] == len(content) and 0 < told["freed_bytes"] + told["reclaimable_bytes"] < 100_000
+    assert run(["rm", "base"]) == 0
+    out = capsys.readouterr().out
+    assert "1.1 MB when press gc has run" in out and "Space that comes back" in out
+    assert run(["gc", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["swept"]["freed"] > 1_000_000
+
+
+def test_what_was_registered_before_stays_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["pull", "base"]) == 0
+    assert run(["pull", "tuned", "--parent", "base"]) == 0
+    for words, said in (
+        (["base", "--kind", "merged"], "base:1 was registered before, as base; that stays, and is not made merged"),
+        (["tuned", "--kind", "base"], "tuned:1 was registered before, as fine-tune; that stays, and is not made base"),
+        (["base", "--parent", "tuned", "--kind", "base"], "base:1 was registered before, without a parent; that stays"),
+        (["base", "--parent", "tuned"], "base:1 was registered before, without a parent and as base; that stays"),
+    ):
+        capsys.readouterr()
+        assert run(["pull", *words]) == 0
+        assert said in capsys.readouterr().err
+    for words in (["tuned"], ["tuned", "--parent", "base"], ["tuned", "--kind", "fine-tune"], ["base"]):
+        capsys.readouterr()
+        assert run(["pull", *words]) == 0
+        assert "registered before" not in capsys.readouterr().err
+    assert run(["list", "--json"]) == 0
+    assert [version["kind"] for version in json.loads(capsys.readouterr().out)] == ["base", "fine-tune"]

@@ -87,6 +87,7 @@ def test_promotion_from_floor_to_history(models: Path, capsys: pytest.CaptureFix
     assert error["code"] == "in_use" and "press demote m production" in error["message"]
     assert "m:production is gone" in said(capsys, "demote", "m", "production")
     table = said(capsys, "history", "m")
+    assert [line.endswith("no reason given") for line in table.splitlines()] == [False] * 4 + [True]
     assert "small and good" in table and "perplexity is 24" in table and "max bytes=10kB" in table
     assert [move["action"] for move in read(capsys, "history", "m", "production")] == [
         "floor set",
@@ -149,15 +150,62 @@ def test_the_family(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {"m:1", "m:2", "m:3", "KL 0.0125", "production, deployed as chat"} <= set(words)
     found = read(capsys, "lineage", "m:2")
     assert [member["refs"] for member in found["members"]] == [["m:1"], ["m:2"], ["m:3"]]
+    assert tree[-1].startswith("◀ is what you asked for")
     child = found["members"][2]
     assert child["frees_bytes"] == frees and child["step"]["bytes"] == -395 and child["deployed"] == ["chat"]
     assert child["step"]["perplexity"]["percent"] == pytest.approx(2.0) and child["step"]["kl_mean"] == 0.0125
 
 
+def test_long_names_in_a_drawing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["support-tickets-finetuned-2026-10-rank-64-checkpoint-000400-of-001200", "M" * 60]
+    with Workspace.open(here) as workspace:
+        registry = Registry(workspace)
+        parent = None
+        for number, name in enumerate(names):
+            blob = registry.store.put([b"x" * (number + 1)])
+            entry = FileEntry(path="notes.txt", blob=blob.digest, size=blob.size)
+            parent = registry.register(name, [entry], parent=parent).digest
+    said(capsys, "lineage", names[0], "--svg", "family.svg")
+    drawing = ElementTree.parse(here / "family.svg").getroot()
+    space = "{http://www.w3.org/2000/svg}"
+    for name, card in zip(names, drawing.findall(f"{space}g"), strict=True):
+        title, shown = card.findtext(f"{space}title"), card.findtext(f"{space}text[@class='name']")
+        assert title is not None and title.startswith(f"{name}:1 / sha256-")
+        assert shown is not None and "…" in shown
+        beginning, end = shown.split("…")
+        assert name.startswith(beginning) and f"{name}:1".endswith(end) and abs(len(beginning) - len(end)) <= 1
+        width = float(next(card.iter(f"{space}rect")).attrib["width"])
+        assert 14 * 0.6 * len(shown) < width - 24  # as wide as letters are on average, in a bold font of 14 pixels
+    assert 14 * 1.0 * len(shown) < width - 24  # and this one as wide as an M is
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_drawing_that_cannot_be_written(models: Path, capsys: pytest.CaptureFixture[str], taken: bool) -> None:
+    (models / "old.svg").write_text("old")
+    if taken:  # a file where the folder should be
+        (models / "there").write_text("")
+    error = read(capsys, "lineage", "m:2", "--svg", "there/family.svg", code=1)["error"]
+    assert (
+        error["code"] == "store"
+        and "there/family.svg" in error["message"]
+        and "name a file in" in error["hint"].lower()
+    )
+    assert "Errno" not in error["message"]
+    if not taken:
+        assert "mkdir -p there" in error["hint"]
+    said(capsys, "lineage", "m:2", "--svg", "old.svg")
+    assert (models / "old.svg").read_text().startswith("<svg")
+    assert not [*models.glob(".*.partial")]
+
+
 def test_differences(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = said(capsys, "diff", "m:1", "m:3")
     assert "notes.txt  changed, 400 B → 5 B" in shown
-    assert "the same files" in said(capsys, "diff", "m:1", "m:1")
+    assert said(capsys, "diff", "m:1", "m:1") == "m:1 is m:1: there is nothing to compare.\n"
+    with Workspace.open(models) as workspace:
+        registry = Registry(workspace)
+        registry.register("copy", registry.get("m:1").files)
+    assert "m:1 and copy:1 are the same: they have the same files" in said(capsys, "diff", "m:1", "copy:1")
     assert read(capsys, "diff", "m:1", "m:3")["files"][0]["what"] == "changed"
 
 
@@ -173,7 +221,7 @@ def test_tensors_in_a_table(here: Path, capsys: pytest.CaptureFixture[str]) -> N
             entry = FileEntry(path="model.safetensors", blob=blob.digest, size=blob.size)
             registry.register("w", [entry], metadata={"layers": 30 + step})
     shown = said(capsys, "diff", "w:1", "w:2")
-    assert "29 tensors differ, 1 are the same" in shown and "and 9 more" in shown
+    assert "29 tensors differ, 1 is the same" in shown and "and 9 more" in shown
     rows = shown.splitlines()
     assert rows[2].split() == ["layer.29", "values", "F32", "4×4", "100%", "14.5", "14.5"]
     assert "layers: 30.0 → 30.5" in shown
@@ -198,7 +246,7 @@ def test_verify_ends_with_one_where_something_is_wrong(models: Path, capsys: pyt
         registry = Registry(workspace)
         registry.store.delete(registry.get("m:2").files[0].blob)
     report = said(capsys, "verify", code=1)
-    assert "missing" in report and "m:2 (notes.txt)" in report and "1 problem\n" in report
+    assert "missing  m:2  notes.txt\n" in report and "1 problem\n" in report
     assert [problem["kind"] for problem in read(capsys, "verify", "m:2", code=1)["problems"]] == ["missing"]
     assert said(capsys, "verify", "m:3")
 
@@ -223,6 +271,15 @@ def test_from_one_workspace_to_another(
     error = read(capsys, "import", str(tmp_path / "cut"), code=1)["error"]
     assert error["code"] == "archive" and error["hint"]
     assert read(capsys, "import", str(tmp_path / "nothing"), code=1)["error"]["code"] == "not_found"
+    for begins, words in (
+        (b"\x80\x04\x95", "it begins with other bytes"),
+        (b"hello, world", "it begins with 'hello, world'"),
+        (b"", "it is empty"),
+        (b"PRESSROOM-ARCHIVE 2\n", "in a format that this Pressroom does not read"),
+    ):
+        (tmp_path / "other").write_bytes(begins)
+        error = read(capsys, "import", str(tmp_path / "other"), code=1)["error"]
+        assert words in error["message"] and "b'" not in error["message"] and error["hint"]
 
 
 def test_nothing_heavy_loads_for_the_help() -> None:

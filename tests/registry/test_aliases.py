@@ -391,3 +391,33 @@ def test_killed_at_any_moment_an_alias_and_its_history_agree(registry: Registry,
 def test_bounds_out_of_all_measure_are_refused_when_they_are_declared(bound: str) -> None:
     with pytest.raises(FloorError, match="is not a bound"):
         Bound.parse(bound, "min")
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [
+        *("bytes=-1GB", "bytes=0", "perplexity=0", "perplexity=0.99", "perplexity=-3", "tokens_per_second_8=0"),
+        *("ttft_ms=-1", "peak_memory_bytes=0MB", "bytes=parent-100%", "perplexity=parent-250%"),
+    ],
+)
+def test_what_nothing_can_meet_is_no_floor(registry: Registry, bound: str) -> None:
+    make(registry, b"one")
+    registry.aliases.set_floor("m", "production", bounds("max bytes=10"))
+    with pytest.raises(FloorError, match="nothing can meet") as caught:
+        registry.aliases.set_floor("m", "production", bounds(f"max {bound}"))
+    assert "--remove" in caught.value.hint
+    assert [str(b) for b in registry.aliases.floor("m")["production"]] == ["max bytes=10"]
+    assert len(registry.history("m")) == 1
+    registry.aliases.set_floor("m", "canary", bounds(f"min {bound}"))  # everything meets it: that is allowed
+
+
+def test_two_bounds_that_exclude_each_other_are_no_floor(registry: Registry) -> None:
+    make(registry, b"one")
+    aliases = registry.aliases
+    with pytest.raises(FloorError, match="both max kl_mean=-1 and min kl_mean=0"):
+        aliases.set_floor("m", "production", bounds("max kl_mean=-1", "min kl_mean=0"))
+    aliases.set_floor("m", "production", bounds("min bytes=5"))
+    with pytest.raises(FloorError, match="nothing can meet both"):
+        aliases.set_floor("m", "production", bounds("max bytes=4"))
+    aliases.set_floor("m", "production", bounds("max bytes=4"), remove=["bytes"])
+    aliases.set_floor("m", "production", bounds("min bytes=4", "max perplexity=1", "max x=-1", "max bytes=parent-99%"))

@@ -99,7 +99,7 @@ def test_side_by_side_with_a_drawing(workspace: Workspace, tracker: Tracker, tmp
     out = press("compare", "slow", "fast", "--svg", "loss.svg").output
     assert re.search(r"lr +0\.1 +0\.5", out)
     assert re.search(r"loss +1 +4 \(\+3\)", out)
-    assert "1 params are the same: epochs" in out
+    assert "1 param is the same: epochs" in out
     drawn = ElementTree.parse(tmp_path / "loss.svg")
     texts = [text.text or "" for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
     assert "loss over steps" in texts and any(text.startswith("slow (") for text in texts)

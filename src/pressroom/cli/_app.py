@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "diff": ("lineage", "What differs between two versions: tensors, metadata, files."),
     "gc": ("storage", "Give back the space of what nothing refers to."),
     "verify": ("storage", "Read every byte again and say what is damaged or missing."),
+    "get": ("storage", "Write the plain files of a version into a directory."),
     "export": ("storage", "Write versions into one file that another workspace can verify."),
     "import": ("storage", "Register what such a file holds, once all of it was verified."),
     "keys": ("keys", "Who may read, write and promote."),

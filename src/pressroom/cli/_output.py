@@ -56,6 +56,11 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         click.echo(line(row))
 
 
+def count(number: int, what: str) -> str:
+    """1 file, 1,234 files."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def human_bytes(count: float) -> str:
     """12.3 MB: decimal units, as disks and hubs count."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pressroom.cli._output import common, human_bytes, print_json, table
+from pressroom.cli._output import common, count, human_bytes, print_json, table
 from pressroom.cli._progress import ProgressLines
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def lineage(ref: str, svg: Path | None, as_json: bool) -> None:
     """
     from pressroom.cli._family import tree_lines
     from pressroom.cli._family_svg import family_svg
+    from pressroom.cli._files import write_text
     from pressroom.kernel import Workspace
     from pressroom.registry import Registry, family
 
@@ -42,13 +43,15 @@ def lineage(ref: str, svg: Path | None, as_json: bool) -> None:
         deployed = _deployed(workspace)
     if svg is not None:
         heading = f"The family of {version.name}:{version.number}"
-        svg.write_text(family_svg(root, marked=version.digest, deployed=deployed, heading=heading), encoding="utf-8")
+        write_text(svg, family_svg(root, marked=version.digest, deployed=deployed, heading=heading))
     if as_json:
         members = [{**member.as_dict(), "deployed": deployed.get(member.digest, [])} for member in root.walk()]
         print_json({"ref": f"{version.name}:{version.number}", "digest": version.digest, "members": members})
         return
     for line in tree_lines(root, marked=version.digest, deployed=deployed):
         click.echo(line)
+    legend = "◀ is what you asked for; 'frees' is what the store would get back if only that version went."
+    click.secho(f"\n{legend}", dim=True)
     if svg is not None:
         click.echo(f"drawn in {svg}", err=True)
 
@@ -90,11 +93,17 @@ def print_comparison(found: Comparison, *, most: int | None) -> None:
     """For people: the most changed tensors, then metadata and files. `most` lines of each; None shows all."""
     one, other = (f"{version.name}:{version.number}" for version in (found.first, found.second))
     if found.first.digest == found.second.digest:
-        click.echo(f"{one} and {other} have the same files.")
-    for path in found.weights_same:
-        click.echo(f"{path}: the same bytes in both")
+        click.echo(
+            f"{one} is {other}: there is nothing to compare."
+            if found.first.ref == found.second.ref
+            else f"{one} and {other} are the same: they have the same files, bit for bit."
+        )
+    else:
+        for path in found.weights_same:
+            click.echo(f"{path}: the same bytes in both")
     if found.tensors or found.tensors_same:
-        click.echo(f"{len(found.tensors)} tensors differ, {found.tensors_same} are the same")
+        differ = f"{count(len(found.tensors), 'tensor')} {'differs' if len(found.tensors) == 1 else 'differ'}"
+        click.echo(f"{differ}, {found.tensors_same:,} {'is' if found.tensors_same == 1 else 'are'} the same")
     changes = sorted(found.tensors, key=_by_distance)
     if changes:
         table(["TENSOR", "WHAT", "TYPE", "SHAPE", ">CHANGED", ">L2", ">MAX"], [_tensor_row(c) for c in changes[:most]])

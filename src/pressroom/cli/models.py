@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pressroom.cli._output import common, human_ago, human_bytes, human_count, human_value, print_json, table
+from pressroom.cli._output import common, count, human_ago, human_bytes, human_count, human_value, print_json, table
 from pressroom.cli._progress import ProgressLines
 from pressroom.registry.base import KINDS
 
 if TYPE_CHECKING:
+    from pressroom.registry import Registry
     from pressroom.registry.base import Version
 
 
@@ -72,12 +73,23 @@ def pull(
     if as_json:
         print_json(
             version_record(version)
-            | {"fetched_bytes": cost.fetched, "stored_bytes": cost.stored, "files_held_before": cost.held}
+            | {
+                "fetched_bytes": cost.fetched,
+                "stored_bytes": cost.stored,
+                "files_held_before": cost.held,
+                "files_mended": cost.mended,
+            }
         )
         return
     click.echo(f"{version.name}:{version.number}  {human_bytes(version.size)}  {version.digest[:19]}")
-    saved = f", {1 - cost.stored / cost.logical:.0%} saved" if cost.stored < 0.995 * cost.logical else ""
-    click.echo(f"  {human_bytes(cost.fetched)} fetched, {human_bytes(cost.stored)} stored{saved}")
+    if cost.mended:
+        done = f"{count(cost.mended, 'file')} of it {'was' if cost.mended == 1 else 'were'} damaged here, written again"
+    elif cost.held == cost.files:
+        done = "nothing to store: all of it was here"
+    else:
+        saved = f", {1 - cost.stored / cost.logical:.0%} saved" if cost.stored < 0.995 * cost.logical else ""
+        done = f"{human_bytes(cost.stored)} stored{saved}"
+    click.echo(f"  {human_bytes(cost.fetched)} fetched, {done}")
 
 
 @click.command("list", epilog="Example: press list")
@@ -121,11 +133,13 @@ def show(ref: str, as_json: bool) -> None:
     from pressroom.registry import Registry
 
     with Workspace.open() as workspace:
-        version = Registry(workspace).get(ref)
+        registry = Registry(workspace)
+        version = registry.get(ref)
+        parent = parent_of(registry, version)
     if as_json:
         print_json(version_record(version))
     else:
-        print_sheet(version)
+        print_sheet(version, parent=parent)
 
 
 @click.command(epilog="Example: press measure smollm2:1")
@@ -136,13 +150,15 @@ def measure(ref: str, windows: int | None, as_json: bool) -> None:
     """Measure a version again and write its sheet: perplexity, speed, time to first token, memory."""
     from pressroom.cli._measure import fill_sheet
     from pressroom.kernel import Workspace
+    from pressroom.registry import Registry
 
     with Workspace.open() as workspace, ProgressLines(workspace, quiet=as_json):
         version = fill_sheet(workspace, ref, again=True, windows=windows)
+        parent = parent_of(Registry(workspace), version)
     if as_json:
         print_json(version_record(version))
     else:
-        print_sheet(version)
+        print_sheet(version, parent=parent)
 
 
 @click.command(epilog="Example: press tag smollm2:1 team=search reviewed=yes draft=")
@@ -191,6 +207,7 @@ def describe(ref: str, text: str, as_json: bool) -> None:
 def rm(ref: str, as_json: bool) -> None:
     """Remove a version and the bytes only it uses.
 
+    What other versions have too, or are stored as differences from, stays. Most of the space comes back with press gc.
     What is deployed, aliased, or the parent of another version is refused with what holds it.
     """
     from pressroom.deploy import Deployments
@@ -201,13 +218,32 @@ def rm(ref: str, as_json: bool) -> None:
         registry = Registry(workspace)
         registry.holders.append(Deployments(workspace).holding)
         version = registry.get(ref)
-        freed = registry.delete(version.ref)
-        reclaimable = registry.store.usage().reclaimable
+        before = registry.store.usage()
+        let_go = registry.delete(version.ref)
+        after = registry.store.usage()
+    # Others may put and remove meanwhile: what is said is never less than nothing.
+    freed = max(0, before.stored - after.stored)
+    of_it = max(0, after.reclaimable - before.reclaimable)
     if as_json:
-        print_json({"removed": str(version.ref), "freed_bytes": freed, "reclaimable_bytes": reclaimable})
-    else:
-        also = f"; press gc gives {human_bytes(reclaimable)} of space back" if reclaimable else ""
-        click.echo(f"removed {version.name}:{version.number}, {human_bytes(freed)} freed{also}")
+        print_json(
+            {
+                "removed": str(version.ref),
+                "bytes": version.size,
+                "let_go_bytes": let_go,
+                "freed_bytes": freed,
+                "reclaimable_bytes": after.reclaimable,
+            }
+        )
+        return
+    click.echo(f"removed {version.name}:{version.number}  {human_bytes(version.size)}")
+    if not let_go:
+        click.echo("  No space comes back: other versions have the same files.")
+        return
+    later = f"{human_bytes(of_it)} when press gc has run" if of_it else ""
+    now = f"{human_bytes(freed)} now" if freed or not later else ""
+    click.echo(f"  Space that comes back: {', '.join(part for part in (now, later) if part)}")
+    if after.reclaimable > of_it:
+        click.echo(f"  press gc gives back {human_bytes(after.reclaimable)} in all")
 
 
 def _tags(version: Version) -> str:
@@ -238,7 +274,16 @@ def version_record(version: Version, *, files: bool = True) -> dict[str, Any]:
     return record
 
 
-def print_sheet(version: Version) -> None:
+def parent_of(registry: Registry, version: Version) -> str:
+    """The parent as people write it, `a:1`, or `a:1 = b:1` where equal files have several names; its digest where it is
+    not registered here, and '' where there is none."""
+    if version.parent is None:
+        return ""
+    named = [f"{each.name}:{each.number}" for each in registry.list() if each.digest == version.parent]
+    return " = ".join(named) or f"{version.parent} (not registered here)"
+
+
+def print_sheet(version: Version, *, parent: str) -> None:
     """The sheet for people: identity, figures in a table, then how and where they were measured."""
     click.secho(f"{version.name}:{version.number}", bold=True, nl=False)
     click.echo(f"  {version.kind}  {human_bytes(version.size)}")
@@ -250,7 +295,7 @@ def print_sheet(version: Version) -> None:
         ("run", version.run),
         ("digest", version.digest),
         ("source", version.source),
-        ("parent", version.parent),
+        ("parent", parent),
         ("license", version.metadata.get("license")),
         ("files", ", ".join(entry.path for entry in version.files)),
     ):

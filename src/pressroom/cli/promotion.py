@@ -169,7 +169,7 @@ def history(name: str | None, alias: str | None, as_json: bool) -> None:
             "" if move.from_number is None else f":{move.from_number}",
             "" if move.to_number is None else f":{move.to_number}",
             move.who,
-            "; ".join(" ".join(part.split()) for part in (move.why, _outcome(move)) if part),
+            "; ".join(" ".join(part.split()) for part in (move.why, _outcome(move)) if part) or "no reason given",
         ]
         for move in moves
     ]

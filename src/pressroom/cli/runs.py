@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pressroom.cli._output import common, human_ago, human_bytes, print_json, table
+from pressroom.cli._output import common, count, human_ago, human_bytes, print_json, table
 
 if TYPE_CHECKING:
     from pressroom.track import Comparison, RunRecord
@@ -136,12 +136,13 @@ def compare(run_ids: tuple[str, ...], metric: str | None, svg: Path | None, as_j
                 if metric in run.metrics or len(found.runs) == 1
             }
     if svg is not None:
+        from pressroom.cli._files import write_text
         from pressroom.cli._runs_svg import metric_svg
 
         assert metric is not None
         if not lines:
             raise click.UsageError(f"None of these runs has a metric {metric!r}: {', '.join(found.metrics) or 'none'}.")
-        svg.write_text(metric_svg(metric, lines), encoding="utf-8")
+        write_text(svg, metric_svg(metric, lines))
     if as_json:
         print_json(_comparison(found) | ({"svg": str(svg), "metric": metric} if svg is not None else {}))
         return
@@ -246,7 +247,8 @@ def _print_comparison(found: Comparison) -> None:
         ]
         table(["PARAM", *names], rows)
     if found.same:
-        click.secho(f"\n{len(found.same)} params are the same: {', '.join(found.same)}", dim=True)
+        are = "is" if len(found.same) == 1 else "are"
+        click.secho(f"\n{count(len(found.same), 'param')} {are} the same: {', '.join(found.same)}", dim=True)
     if found.metrics:
         click.echo("")
         table(["METRIC", *(f">{name}" for name in names)], [_metric_row(found, name) for name in found.metrics])

@@ -1,4 +1,4 @@
-"""`press gc`, `verify`, `export`, `import`: the space that bytes take, whether they are whole, and how they travel."""
+"""`press gc`, `verify`, `get`, `export`, `import`: the space that bytes take, whether they are whole, and how they travel."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pressroom.cli._output import common, human_bytes, print_json
+from pressroom.cli._output import common, count, human_bytes, print_json
 from pressroom.cli._progress import ProgressLines
 
 if TYPE_CHECKING:
-    from pressroom.registry import Archive, Version
+    from pressroom.registry import Archive, Problem, Version
     from pressroom.store import Swept
 
 _MOST_NAMES = 5
@@ -54,16 +54,14 @@ def gc(dry_run: bool, as_json: bool) -> None:
         return
     would = "would be " if dry_run else ""
     if loose:
-        click.echo(
-            f"{would}let go of: {_count(len(loose), 'file')} that no version has, {human_bytes(let_go)}".lstrip()
-        )
+        click.echo(f"{would}let go of: {count(len(loose), 'file')} that no version has, {human_bytes(let_go)}".lstrip())
     if folders:
-        click.echo(f"{would}removed: {_count(len(folders), 'folder')} laid out for engines that nothing uses")
+        click.echo(f"{would}removed: {count(len(folders), 'folder')} laid out for engines that nothing uses")
     click.echo(f"{would}given back: {human_bytes(swept.freed)} of the store")
     for line in _kept(swept, versions):
         click.echo(f"  {line}")
     click.echo(
-        f"{_count(len(versions), 'version')}, {_count(usage.files, 'file')}: {human_bytes(usage.logical)}, "
+        f"{count(len(versions), 'version')}, {count(usage.files, 'file')}: {human_bytes(usage.logical)}, "
         f"stored in {human_bytes(usage.stored)}"
     )
 
@@ -85,20 +83,58 @@ def verify(context: click.Context, ref: str | None, as_json: bool) -> None:
     if as_json:
         print_json(report.as_dict())
     else:
-        for problem in report.problems:
-            click.echo(f"{click.style(problem.kind, fg='red', bold=True)}  {problem.message}")
-            if problem.hint:
-                click.echo(f"  {problem.hint}")
+        for kind, words in _lines_of(report.problems):
+            click.echo(f"{click.style(kind, fg='red', bold=True)}  {words}")
+        for hint in dict.fromkeys(problem.hint for problem in report.problems if problem.hint):
+            click.echo(f"  {hint}")
+        if any(problem.details for problem in report.problems):
+            click.echo("  `press verify --json` says what exactly was found, and where.")
         click.echo(
-            f"{_count(report.files, 'file')} of {_count(report.versions, 'version')} whole, "
-            f"{human_bytes(report.bytes)}; {_count(len(report.problems), 'problem')}"
+            f"{count(report.files, 'file')} of {count(report.versions, 'version')} whole, "
+            f"{human_bytes(report.bytes)}; {count(len(report.problems), 'problem')}"
         )
         if report.loose_files:
             click.echo(
-                f"  {_count(report.loose_files, 'file')} of no version ({human_bytes(report.loose_bytes)}): press gc"
+                f"  {count(report.loose_files, 'file')} of no version ({human_bytes(report.loose_bytes)}): press gc"
             )
     if not report.sound:
         context.exit(1)
+
+
+@click.command(epilog="Example: press get smollm2:3 ./smollm2")
+@click.argument("ref")
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--force", is_flag=True, help="Replace files of the same names that have other bytes.")
+@common
+def get(ref: str, directory: Path, force: bool, as_json: bool) -> None:
+    """Write the files of the version REF into DIRECTORY, bit for bit as they were registered.
+
+    Each is checked against its digest, and all of them come or none. What is there already with the same bytes stays;
+    what else lies in DIRECTORY is left alone.
+    """
+    from pressroom.kernel import Workspace
+    from pressroom.registry import give_files
+
+    with Workspace.open() as workspace, ProgressLines(workspace, quiet=as_json):
+        given = give_files(workspace, ref, directory, force=force)
+    version = given.version
+    if as_json:
+        print_json(
+            {
+                "ref": f"{version.name}:{version.number}",
+                "digest": version.digest,
+                "directory": str(given.directory),
+                "bytes": version.size,
+                "files": [
+                    {**dataclasses.asdict(entry), "written": entry.path in given.written} for entry in version.files
+                ],
+            }
+        )
+        return
+    size = sum(entry.size for entry in version.files if entry.path in given.written)
+    kept = f", {count(len(given.kept), 'file')} there already" if given.kept else ""
+    click.echo(f"{version.name}:{version.number} in {directory}: {count(len(given.written), 'file')}, ", nl=False)
+    click.echo(f"{human_bytes(size)} written and checked{kept}")
 
 
 @click.command(epilog="Example: press export smollm2:3 /media/usb --with-parents")
@@ -169,6 +205,26 @@ def import_(file: Path, check: bool, as_json: bool) -> None:
         click.echo(f"{_named(one.here)}{came}{'  was here already' if one.known else ''}")
 
 
+def _lines_of(problems: Sequence[Problem]) -> Iterator[tuple[str, str]]:
+    """One line for each version that has damaged or missing files, and one for everything else."""
+    of_versions: dict[tuple[str, str], list[str]] = {}
+    others = []
+    for problem in problems:
+        if not problem.places:
+            others.append((problem.kind, problem.message))
+        for ref, path in problem.places:
+            words = path if len(problem.tensors) == 0 else f"{path} ({_named_some(problem.tensors, 'tensor')})"
+            of_versions.setdefault((problem.kind, ref), []).append(words)
+    for (kind, ref), files in of_versions.items():
+        more = f" and {len(files) - _MOST_NAMES} more files" if files[_MOST_NAMES:] else ""
+        yield kind, f"{ref}  {', '.join(files[:_MOST_NAMES])}{more}"
+    yield from others
+
+
+def _named_some(names: Sequence[str], what: str) -> str:
+    return f"{count(len(names), what)}: {', '.join(names[:2])}{', …' if names[2:] else ''}"
+
+
 def _kept(swept: Swept, versions: Sequence[Version]) -> Iterator[str]:
     """What stays of deleted files, and for whom."""
     users: dict[str, list[str]] = {}
@@ -182,10 +238,6 @@ def _kept(swept: Swept, versions: Sequence[Version]) -> Iterator[str]:
         )
         of_it = f"{kept.digest[:19]}…" if kept.digest else "a deleted file"
         yield f"{human_bytes(kept.size)} of {of_it} stay: {shown} {'are' if names[1:] else 'is'} stored as a difference"
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _named(version: Version) -> str:

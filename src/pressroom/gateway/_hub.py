@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -30,6 +31,11 @@ _log = logging.getLogger(__name__)
 
 #: Bodies of requests under it are taken as they come, however long they are.
 STREAMED = (b"/api/",)
+# Addresses of models and commits, as somebody opens them in a browser; none that begins like the gateway's own paths.
+_PAGE = re.compile(
+    rb"/(?!(?:v\d+|health|metrics|openai|favicon\.ico)(?:/|$))[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?"
+    rb"(?:/(?:commit|tree)/[\w.-]+)?"
+)
 _PLACES = (b"/resolve/", b"/raw/", b".git/info/lfs/")
 
 _QUICK_THREADS = 8
@@ -59,9 +65,11 @@ class HubDoor:
         self.slow = ThreadPoolExecutor(_SLOW_THREADS, thread_name_prefix="hub-long")
 
     @staticmethod
-    def takes(path: bytes) -> bool:
-        """Whether a path is the hub's."""
-        return path.startswith(STREAMED) or any(place in path for place in _PLACES)
+    def takes(method: bytes, path: bytes) -> bool:
+        """Whether a request is the hub's."""
+        if path.startswith(STREAMED) or any(place in path for place in _PLACES):
+            return True
+        return method in (b"GET", b"HEAD") and _PAGE.fullmatch(path) is not None
 
     def bound_to(self, host: str) -> None:
         self.local = is_loopback(host)

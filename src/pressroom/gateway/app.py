@@ -21,7 +21,7 @@ from pressroom.gateway.protocols.openai import CHAT, COMPLETION, Endpoint, beyon
 from pressroom.gateway.routes import Lane, Route, RouteTable
 from pressroom.gateway.upstream import Upstream
 from pressroom.kernel import GatewaySettings, did_you_mean
-from pressroom.registry.hub.base import HubService
+from pressroom.registry.hub.base import PATHS, HubService
 
 _JSON = b"content-type: application/json\r\n"
 _MODELS = b"/v1/models"
@@ -117,7 +117,7 @@ class Gateway:
         handler = self._reads.get(path)
         if handler is None and path.removeprefix(_PREFIX).startswith(_MODELS + b"/"):
             handler = self._model
-        if handler is None and self._hub is not None and self._hub.takes(path):
+        if handler is None and self._hub is not None and self._hub.takes(method, path):
             self._hub.handle(connection, request, request_id)
             return
         if handler is None:
@@ -204,7 +204,10 @@ class Gateway:
 
     def _index(self, connection: HttpConnection, request: Request, request_id: bytes) -> None:
         paths = sorted(_text(path) for path in (*self._reads, *self._completions) if not path.startswith(_PREFIX))
-        _json(connection, request_id, {"name": "pressroom", "version": __version__, "paths": paths})
+        index: dict[str, Any] = {"name": "pressroom", "version": __version__, "paths": paths}
+        if self._hub is not None:
+            index["hub"] = list(PATHS)
+        _json(connection, request_id, index)
 
     def _models(self, connection: HttpConnection, request: Request, request_id: bytes) -> None:
         _json(connection, request_id, {"object": "list", "data": [_model(route) for route in self._routes.all()]})

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pressroom.registry.checking import Problem, Report, verify
     from pressroom.registry.comparing import Comparison, FileChange, TensorChange, compare
     from pressroom.registry.floors import Bound, Check
+    from pressroom.registry.giving import Given, give_files
     from pressroom.registry.lineage import Member, Step, family
     from pressroom.registry.pulling import Pulled, name_for, pull
     from pressroom.registry.registry import Registry
@@ -44,6 +45,7 @@ __all__ = [
     "FileChange",
     "FileEntry",
     "FloorError",
+    "Given",
     "Imported",
     "Member",
     "Move",
@@ -58,6 +60,7 @@ __all__ = [
     "compare",
     "export_archive",
     "family",
+    "give_files",
     "import_archive",
     "manifest_digest",
     "name_for",
@@ -78,6 +81,7 @@ __getattr__ = _lazily(
         "Comparison": "comparing",
         "Distance": "_numbers",
         "FileChange": "comparing",
+        "Given": "giving",
         "Imported": "transfer",
         "Member": "lineage",
         "Problem": "checking",
@@ -88,6 +92,7 @@ __getattr__ = _lazily(
         "compare": "comparing",
         "export_archive": "transfer",
         "family": "lineage",
+        "give_files": "giving",
         "import_archive": "transfer",
         "Pulled": "pulling",
         "name_for": "pulling",

@@ -20,6 +20,8 @@ CHUNK = 4 << 20
 # What of a file is looked at to tell what it is: more than the longest header that is read.
 _LOOKED_AT = 128 << 20
 _MOST_THREADS = 4
+# "PRESSROOM-ARCHIVE ", behind which stands the format.
+_UP_TO_FORMAT = 18
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,10 +58,7 @@ def headed(path: Path, file: BinaryIO) -> Archive:
     actual = os.fstat(file.fileno()).st_size
     begins = file.read(len(MAGIC) + LENGTH.size)
     if len(begins) < len(MAGIC) + LENGTH.size or not begins.startswith(MAGIC):
-        raise ArchiveError(
-            f"{path} is not an archive of Pressroom: it begins with {begins[:12]!r}",
-            hint="Name a file that `press export` wrote.",
-        )
+        raise _no_archive(path, begins)
     length = LENGTH.unpack_from(begins, len(MAGIC))[0]
     if length > MOST_HEADER or len(begins) + length + TRAILER > actual:
         raise _cut(path, actual, f"its header alone takes {length}")
@@ -128,6 +127,20 @@ def exactly(file: BinaryIO, count: int, path: Path) -> Iterator[bytes]:
             raise ArchiveError(f"{path} became shorter while it was read", hint="Wait until nothing writes to it.")
         count -= len(chunk)
         yield chunk
+
+
+def _no_archive(path: Path, begins: bytes) -> ArchiveError:
+    if begins.startswith(MAGIC[:_UP_TO_FORMAT]):
+        return ArchiveError(
+            f"{path} is an archive in a format that this Pressroom does not read, or was cut short or altered",
+            hint="It was written by a newer Pressroom: upgrade. Otherwise fetch or write the archive again.",
+        )
+    shown = begins[:12].decode("ascii", errors="replace")
+    what = f"it begins with {shown!r}" if shown.isascii() and shown.isprintable() else "it begins with other bytes"
+    return ArchiveError(
+        f"{path} is not an archive of Pressroom: {what if begins else 'it is empty'}",
+        hint="Name a file that `press export` wrote; models that something else wrote come in with `press pull`.",
+    )
 
 
 def _cut(path: Path, actual: int, said: str) -> ArchiveError:

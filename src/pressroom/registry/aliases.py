@@ -21,7 +21,7 @@ from pressroom.registry import _tables as tables
 from pressroom.registry import history
 from pressroom.registry._rows import checked_text, read_versions
 from pressroom.registry.base import Move, PromotionError, Version
-from pressroom.registry.floors import Bound, Check, check_all
+from pressroom.registry.floors import Bound, Check, check_all, check_possible
 
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # What a client of the hub may ask for as a revision and means something else by: its commits, and the newest version.
@@ -139,6 +139,7 @@ class Aliases:
         Raises:
             AccessError: as for `promote`. On record.
             NotFoundError: there is no such model, or a figure in `remove` has no bound.
+            FloorError: no sheet could meet the floor; it stays what it was.
         """
         checked_alias(alias)
         who = self._who("change the floor of", name, alias, why, key)
@@ -170,6 +171,8 @@ class Aliases:
                     )
                 )
             after = _bounds(connection, name, alias)
+            if bounds:
+                check_possible(after)
             for action, changed in (("floor removed", taken), ("floor set", list(bounds))):
                 if changed:
                     details = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,11 +15,17 @@ from pressroom.registry._mlflow_tables import artifacts
 from pressroom.registry.base import Version, manifest_digest
 from pressroom.registry.registry import Registry
 
+_SHOWN = 3
+_AGAIN = "Pull or import these versions again, which mends them; `press rm REF` lets go of one."
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
     """`kind` is `damaged` (bytes are not what their digest says), `missing` (a row without bytes) or `record` (rows
     contradict each other). `refs` are the versions it concerns; none where nothing refers to the bytes.
+
+    Of bytes, `places` are the versions and the paths of the files in them, `tensors` the names of those that are
+    damaged (none where it is not known, or no tensor), and `details` what the store said, in full.
     """
 
     kind: str
@@ -26,6 +33,9 @@ class Problem:
     hint: str = ""
     blob: str = ""
     refs: tuple[str, ...] = ()
+    places: tuple[tuple[str, str], ...] = ()
+    tensors: tuple[str, ...] = ()
+    details: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -61,15 +71,15 @@ def verify(workspace: Workspace, ref: Ref | str | None = None) -> Report:
     registry = Registry(workspace)
     versions = [registry.get(ref)] if ref is not None else list(registry.list())
     report = Report(versions=len(versions))
-    users: dict[str, list[str]] = {}
+    users: dict[str, list[tuple[str, str]]] = {}
     sizes: dict[str, int] = {}
     for version in versions:
         for entry in version.files:
-            users.setdefault(entry.blob, []).append(f"{version.name}:{version.number} ({entry.path})")
+            users.setdefault(entry.blob, []).append((f"{version.name}:{version.number}", entry.path))
             sizes[entry.blob] = entry.size
     if ref is None:
         for path, blob, size in _artifacts(workspace):
-            users.setdefault(blob, []).append(f"the MLflow artifact {path}")
+            users.setdefault(blob, []).append(("an MLflow artifact", path))
             sizes.setdefault(blob, size)
     loose = registry.loose() if ref is None else []
     report.loose_files, report.loose_bytes = len(loose), sum(blob.size for blob in loose)
@@ -99,29 +109,57 @@ def _artifacts(workspace: Workspace) -> list[tuple[str, str, int]]:
         return [(row.path, row.blob, row.size) for row in connection.execute(query)]
 
 
-def _of_bytes(registry: Registry, blob: str, size: int, users: Iterable[str]) -> Problem | None:
-    refs = tuple(users)
-    of_it = f" of {', '.join(refs[:3])}{' and more' if len(refs) > 3 else ''}" if refs else ", which nothing refers to"
-    again = "Pull or import the version again; `press rm` lets go of it." if refs else "`press gc` lets go of it."
+def _of_bytes(registry: Registry, blob: str, size: int, places: Iterable[tuple[str, str]]) -> Problem | None:
+    problem = partial(_problem, blob, tuple(places))
     held = registry.store.size(blob)
     if held is None:
-        return Problem(
-            kind="missing", message=f"the bytes {blob[:19]}…{of_it} are not held", hint=again, blob=blob, refs=refs
-        )
+        return problem("missing", "not held")
     if held != size:
-        message = f"the bytes {blob[:19]}…{of_it} are {held}, and must be {size}"
-        return Problem(kind="damaged", message=message, hint=again, blob=blob, refs=refs)
+        return problem("damaged", f"{held:,} bytes, and must be {size:,}")
     try:
         registry.store.verify(blob)
     except NotFoundError as error:
-        return Problem(kind="missing", message=f"{error.message}{of_it}", hint=again, blob=blob, refs=refs)
+        return problem("missing", "not held", details=error.message)
     except DigestMismatchError as error:
-        return Problem(kind="damaged", message=f"{error.message}{of_it}", hint=again, blob=blob, refs=refs)
+        tensors = tuple(str(name) for name in error.facts.get("tensors", ()))
+        # What can still be read is mended by something else than reading it in again.
+        hint = error.hint if error.facts.get("found") == blob else ""
+        return problem("damaged", _words(tensors), details=error.message, hint=hint, tensors=tensors)
     except StoreError as error:
-        return Problem(
-            kind="damaged", message=f"{error.message}{of_it}", hint=error.hint or again, blob=blob, refs=refs
-        )
+        return problem("damaged", error.message, details=error.message, hint=error.hint)
     return None
+
+
+def _problem(
+    blob: str,
+    places: tuple[tuple[str, str], ...],
+    kind: str,
+    words: str,
+    *,
+    details: str = "",
+    hint: str = "",
+    tensors: tuple[str, ...] = (),
+) -> Problem:
+    refs = tuple(f"{ref} ({path})" for ref, path in places)
+    shown = ", ".join(refs[:_SHOWN]) + (f" and {len(refs) - _SHOWN} more" if refs[_SHOWN:] else "")
+    return Problem(
+        kind=kind,
+        message=f"{shown or f'{blob[:19]}…, which nothing refers to'}: {words}",
+        hint=hint or (_AGAIN if refs else "`press gc` lets go of what nothing refers to."),
+        blob=blob,
+        refs=refs,
+        places=places,
+        tensors=tensors,
+        details=details or words,
+    )
+
+
+def _words(tensors: Sequence[str]) -> str:
+    """What is damaged, briefly."""
+    if not tensors:
+        return "the bytes are not what they were"
+    more = f" and {len(tensors) - _SHOWN} more" if tensors[_SHOWN:] else ""
+    return f"{len(tensors)} {'tensor' if len(tensors) == 1 else 'tensors'} damaged, {', '.join(tensors[:_SHOWN])}{more}"
 
 
 def _of_records(versions: Sequence[Version]) -> Iterable[Problem]:

@@ -41,6 +41,9 @@ _RELATIVE = re.compile(rf"parent(?:(?P<sign>[+-]){_NUMBER}(?:(?P<percent>%)|{_UN
 _RELATIVE_TURNED = re.compile(rf"(?P<sign>[+-]){_NUMBER}(?P<percent>%)parent")
 # Figures of the machine as much as of the model: only those measured on one machine are compared.
 _OF_THE_MACHINE = ("tokens/s", "ms", "s", "W", "J")
+# Figures that are never less than a number, or, where `_ABOVE` has it, not even as little as that.
+_LEAST = {"bytes": 1.0, "peak_memory_bytes": 1.0, "perplexity": 1.0}
+_ABOVE = re.compile(r"tokens_per_second_[0-9]+|ttft_ms|bits_per_weight")
 _MOST_BOUND = 60
 # Larger than any figure; beyond it a relative bound would come to infinity.
 _MOST_NUMBER = 1e18
@@ -116,6 +119,42 @@ class Check:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def check_possible(bounds: Sequence[Bound]) -> None:
+    """Raise FloorError where no sheet at all could meet one of the bounds of a floor, or two of them together."""
+    least = {bound.figure: bound for bound in bounds if bound.sense == "min" and not bound.of_parent}
+    for bound in bounds:
+        if bound.sense != "max":
+            continue
+        never = _never(bound)
+        if never:
+            raise FloorError(
+                f"nothing can meet {bound}: {never}",
+                hint=f"Write a larger bound, or none: --remove {bound.figure} takes one away.",
+                asked=str(bound),
+            )
+        other = least.get(bound.figure)
+        if other is not None and not bound.of_parent and bound.limit() < other.limit():
+            raise FloorError(
+                f"nothing can meet both {bound} and {other}",
+                hint="Change one of them, or take both away first: "
+                f"--remove {bound.figure}, which may stand beside new bounds.",
+                asked=str(bound),
+            )
+
+
+def _never(bound: Bound) -> str:
+    """Why no figure is as little as this bound wants it; '' where one may be."""
+    figure = bound.figure
+    above = _ABOVE.fullmatch(figure) is not None
+    if not above and figure not in _LEAST:
+        return ""
+    if bound.of_parent:
+        return f"{figure} is never 0 or less" if bound.percent and bound.amount <= -100 else ""
+    if above:
+        return f"{figure} is always more than 0" if bound.amount <= 0 else ""
+    return f"{figure} is never less than {_LEAST[figure]:g}" if bound.amount < _LEAST[figure] else ""
 
 
 def check(bound: Bound, version: Version, parent: Version | None) -> Check:

@@ -52,8 +52,8 @@ _TELL_S = 0.1
 @dataclass(frozen=True, slots=True)
 class Pulled(Event):
     """What a pull cost, in bytes: `logical` is what the version has, `fetched` what came over the line in this run, and
-    `stored` what those of its files take in the store that no other version had. `held` of its `files` were here, and
-    were not fetched."""
+    `stored` what those of its files take in the store that no version had before. Of its `files`, `held` were here and
+    whole already, and `mended` were here damaged and were written again."""
 
     version: Version
     logical: int
@@ -61,6 +61,7 @@ class Pulled(Event):
     stored: int
     files: int
     held: int
+    mended: int = 0
 
 
 def pull(
@@ -104,6 +105,7 @@ def pull(
             asked=name,
         )
     as_data = as_data or kind == "data"
+    asked_kind = kind
     kind = kind or ("data" if as_data else "base" if parent is None else "fine-tune")
     if kind not in KINDS or as_data != (kind == "data"):
         raise ValueError(f"{kind!r} is no kind of {'data' if as_data else 'model'}; there are {', '.join(KINDS)}")
@@ -114,6 +116,7 @@ def pull(
     wish = _Wish(
         name=name,
         kind=kind,
+        asked_kind=asked_kind,
         parent=registry.get(parent) if parent is not None else None,
         tags=dict(tags or {}),
         description=description,
@@ -148,7 +151,7 @@ def pull(
         before = {entry.blob for version in registry.list() for entry in version.files}
         try:
             fetched = backend.fetch(order)
-            version = _take(registry, fetched, workspace, wish, workdir)
+            version, again = _take(registry, fetched, workspace, wish, workdir)
         except NetworkError:
             _remove_if_idle(workdir)
             raise
@@ -159,6 +162,7 @@ def pull(
         for key in {asked, seen, *(text_digest(found.text) for found in fetched.files if found.text)}:
             registry.remember_pull(key, version)
         shutil.rmtree(workdir, ignore_errors=True)
+    mended = before & again
     workspace.events.emit(
         Pulled(
             version,
@@ -166,7 +170,8 @@ def pull(
             fetched=fetched.fetched,
             stored=sum(registry.store.cost(blob) for blob in {entry.blob for entry in version.files} - before),
             files=len(version.files),
-            held=sum(found.blob is not None for found in fetched.files),
+            held=sum(entry.blob in before - mended for entry in version.files),
+            mended=sum(entry.blob in mended for entry in version.files),
         )
     )
     return version
@@ -174,10 +179,11 @@ def pull(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Wish:
-    """What the version should be called, and what is said of it."""
+    """What the version should be called, and what is said of it. `asked_kind` is None where nobody said a kind."""
 
     name: str | None
     kind: str
+    asked_kind: str | None
     parent: Version | None
     tags: dict[str, str]
     description: str
@@ -199,8 +205,11 @@ class _Wish:
         )
 
 
-def _take(registry: Registry, fetched: Fetched, workspace: Workspace, wish: _Wish, workdir: Path) -> Version:
-    """Judge what was fetched, put it into the store and register it."""
+def _take(
+    registry: Registry, fetched: Fetched, workspace: Workspace, wish: _Wish, workdir: Path
+) -> tuple[Version, set[str]]:
+    """Judge what was fetched, put it into the store and register it. Also the digests of the files that the store read
+    twice: once to see which they are, and once to write them."""
     as_data = wish.kind == "data"
     _refuse_names(fetched)
     for found in fetched.files:
@@ -231,7 +240,7 @@ def _take(registry: Registry, fetched: Fetched, workspace: Workspace, wish: _Wis
     for path, reason in fetched.left_out:
         workspace.events.emit(Note(f"left out {shown(path)}: {reason}"))
     _say_what_stays(version, wish, workspace)
-    return version
+    return version, storing.again
 
 
 class _Storing:
@@ -246,25 +255,46 @@ class _Storing:
         self._done = 0
         self._told = 0.0
         self._lock = threading.Lock()
+        self.again: set[str] = set()
 
     def put(self, found: Found) -> FileEntry:
         store = self._registry.store
         if found.blob is not None:
             return FileEntry(path=found.path, blob=found.blob, size=store.size(found.blob) or 0)
         assert found.local is not None
-        blob = store.put_file(found.local, near=self._near, progress=self._progress)
+        reading = _Reading(found.path, _size(found.local))
+        blob = store.put_file(found.local, near=self._near, progress=lambda count: self._progress(reading, count))
+        if reading.done > reading.size:
+            self.again.add(blob.digest)
         if found.sha256 is not None:
             self._registry.remember_sha256(blob.digest, found.sha256)
         return FileEntry(path=found.path, blob=blob.digest, size=blob.size)
 
-    def _progress(self, count: int) -> None:
-        """A store may tell from several threads."""
+    def _progress(self, reading: _Reading, count: int) -> None:
+        """A store may tell from several threads. What it reads a second time is work of its own: of a file that is held
+        and damaged it has to see first which one it is."""
         with self._lock:
-            self._done += count
+            before = min(reading.done, reading.size)
+            reading.done += count
+            if reading.done <= reading.size:
+                task, done, total = self._task, self._done + reading.done - before, self._total
+            else:
+                task, total = f"writing {shown(reading.path)}", reading.size
+                done = min(reading.done - reading.size, reading.size)
+            self._done += min(reading.done, reading.size) - before
             now = time.monotonic()
-            if now - self._told >= _TELL_S or self._done >= self._total:
+            if now - self._told >= _TELL_S or done >= total:
                 self._told = now
-                self._events.emit(Progress(self._task, self._done, self._total))
+                self._events.emit(Progress(task, done, total))
+
+
+@dataclass(slots=True)
+class _Reading:
+    """How many bytes of a file were read, over all the times it was."""
+
+    path: str
+    size: int
+    done: int = 0
 
 
 def _size(path: Path) -> int:
@@ -287,11 +317,15 @@ def _annotated(registry: Registry, version: Version, wish: _Wish, workspace: Wor
 
 def _say_what_stays(version: Version, wish: _Wish, workspace: Workspace) -> None:
     """Equal files are the version they were: what it is and comes from does not change."""
+    ref, stays = f"{version.name}:{version.number}", []
     if wish.parent is not None and wish.parent.digest not in (version.parent, version.digest):
-        parent = "with another parent" if version.parent else "without a parent"
-        workspace.events.emit(Note(f"{version.name}:{version.number} was registered before, {parent}; that stays"))
-    elif wish.kind != version.kind and (wish.parent is not None or wish.kind != "base"):
-        workspace.events.emit(Note(f"{version.name}:{version.number} was registered before as {version.kind}"))
+        stays.append("with another parent" if version.parent else "without a parent")
+    if wish.kind != version.kind and (wish.asked_kind is not None or wish.parent is not None):
+        stays.append(f"as {version.kind}")
+    if stays:
+        asked = f", and is not made {wish.asked_kind}" if wish.asked_kind not in (None, version.kind) else ""
+        said = f"{ref} was registered before, {' and '.join(stays)}; that stays{asked}"
+        workspace.events.emit(Note(f"{said} (press rm {ref} first, to register it anew)"))
 
 
 def _near(registry: Registry, wish: _Wish, fetched: Fetched) -> list[str]:

@@ -15,6 +15,7 @@ from pressroom.kernel import HubSettings, Workspace
 from pressroom.registry.hub import _access
 
 from .serving import HubServer
+from .wire import Wire
 
 # huggingface_hub itself calls httpx in a way that this warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -47,6 +48,8 @@ def test_a_wrong_or_revoked_key_is_refused_also_where_none_is_needed(
         with pytest.raises(HfHubHTTPError, match="not known here, or was revoked") as caught:
             hub.api(wrong).model_info("m")
         assert caught.value.response.status_code == 401
+        with pytest.raises(HfHubHTTPError, match="--right write to push"):
+            hub.api(wrong).create_repo("fresh")
         assert wrong not in str(caught.value)
         with pytest.raises(HfHubHTTPError, match="Invalid credentials"):
             hf_hub_download("m", "config.json", endpoint=hub.url, cache_dir=tmp_path, token=wrong)
@@ -67,7 +70,7 @@ def test_a_key_opens_what_it_is_for(hub: HubServer, smol: Path) -> None:
     assert status(lambda: api.create_repo("other")) == 403
     reader = hub.api(hub.key("read", name="reader"))
     assert reader.model_info("secret").id == "secret"
-    with pytest.raises(HfHubHTTPError, match="may not write"):
+    with pytest.raises(HfHubHTTPError, match=r"may not write.*press keys create NAME --right write:smollm2"):
         reader.upload_file(path_or_fileobj=b"x", path_in_repo="x.txt", repo_id="local/smollm2")
     assert reader.whoami()["fullname"] == "reader"
     assert reader.whoami()["auth"]["accessToken"]["role"] == "read"
@@ -101,8 +104,12 @@ def test_where_everything_needs_a_key(workspace: Workspace, smol: Path, require:
     if require:
         workspace.settings = dataclasses.replace(workspace.settings, hub=HubSettings(require_key=True))
     with HubServer(workspace, host="127.0.0.1" if require else "0.0.0.0") as hub:
-        hub.add("m", smol)
+        version = hub.add("m", smol)
         api = hub.api()
+        with Wire(hub) as wire:
+            for path in ("/m", f"/local/m/commit/{version.digest[7:47]}", "/nothing"):
+                assert wire.ask(f"GET {path}")[0] == 401
+            assert wire.ask("GET /m", key=hub.key("read:other", name="other"))[0] == 403
         for call in (
             lambda: api.model_info("m"),
             lambda: list(api.list_models()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from huggingface_hub.errors import (
 
 from .serving import HubServer, files_of, write
 from .weights import SMOL, safetensors_bytes
+from .wire import Wire
 
 
 @pytest.fixture(autouse=True)
@@ -159,3 +161,42 @@ def test_as_a_file_system(hub: HubServer) -> None:
     with files.open("local/smollm2/model.safetensors", "rb", block_size=64) as file:
         file.seek(100)
         assert file.read(20) == safetensors_bytes(seed=2)[100:120]
+
+
+def test_addresses_that_are_opened_in_a_browser(hub: HubServer) -> None:
+    second = hub.registry.get("smollm2:2").digest[7:47]
+    with Wire(hub) as wire:
+        for path, wanted in (
+            ("/smollm2", "smollm2:2"),
+            ("/local/smollm2", "smollm2:2"),
+            (f"/local/smollm2/commit/{second}", "smollm2:2"),
+            ("/local/smollm2/tree/production", "smollm2:1  (production)"),
+        ):
+            status, headers, body = wire.ask(f"GET {path}")
+            assert status == 200 and headers["content-type"] == "text/plain; charset=utf-8"
+            text = body.decode()
+            assert (
+                text.startswith(f"{wanted}\n") and "model.safetensors" in text and "/api/models/local/smollm2/" in text
+            )
+        for path in ("/nothing", "/nothing/here", "/smollm2/commit/" + "0" * 39 + "1", "/datasets/smollm2"):
+            status, headers, body = wire.ask(f"GET {path}")
+            assert status == 404 and headers["x-error-code"] in ("RepoNotFound", "RevisionNotFound")
+            assert json.loads(body)["error"]
+        # What is the gateway's own, and what is no page, it answers itself.
+        for line in ("GET /v1/embeddings", "GET /favicon.ico", "GET /a/b/c", "POST /smollm2", "GET /.."):
+            status, _, body = wire.ask(line)
+            assert status == 404 and json.loads(body)["error"]["code"] == "unknown_url"
+        index = json.loads(wire.ask("GET /")[2])
+        assert "/{id}/commit/{commit}" in index["hub"] and "/v1/models" in index["paths"]
+
+
+# huggingface_hub itself calls httpx in a way that this warns of.
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+def test_the_address_that_a_push_gives_can_be_opened(hub: HubServer, smol: Path) -> None:
+    pushed = hub.api(hub.key("write")).upload_folder(
+        folder_path=smol, repo_id="local/smollm2", commit_message="back to\nthe first"
+    )
+    path = pushed.commit_url.removeprefix(hub.url)
+    with Wire(hub) as wire:
+        status, _, body = wire.ask(f"GET {path}")
+    assert status == 200 and pushed.oid in body.decode()

@@ -19,6 +19,8 @@ from pressroom.registry.hub.base import HubError, HubRequest
 
 # What the clients' own code takes for a wrong key; anything else with 401 they take for a model that is not there.
 _WRONG = "Invalid credentials in Authorization header"
+#: How a key is made, where it is not known yet what it will be for.
+MAKE_ONE = "press keys create NAME --right read, or --right write to push"
 # Wrong keys from one address in a window, in seconds, before they are not looked up any more.
 _MOST_WRONG = 60
 _WINDOW_S = 60.0
@@ -85,8 +87,8 @@ class Access:
             raise HubError(
                 401,
                 "the key is not known here, or was revoked",
-                hint="HF_TOKEN, or else what `hf auth login` kept, must be a key of this hub: press keys create NAME "
-                "--right read. Without a token, models can be read from this machine unless hub.require_key is set.",
+                hint=f"HF_TOKEN, or else what `hf auth login` kept, must be a key of this hub: {MAKE_ONE}. "
+                "Without a token, models can be read from this machine unless hub.require_key is set.",
                 headers={"x-error-message": _WRONG, "www-authenticate": "Bearer"},
             )
         with self._lock:
@@ -138,5 +140,5 @@ def _may_not(key: Key | None, right: str, name: str) -> HubError:
     return HubError(
         403,
         f"the key {key.name!r} may not {right} {name}: it has {', '.join(key.rights)}",
-        hint=f"Use a key with the right {right} (or {right}:{name})",
+        hint=f"Use a key with the right {right} (or {right}:{name}): press keys create NAME --right {right}:{name}",
     )

@@ -25,6 +25,7 @@ from pressroom.registry.hub.base import Answer, Sink
 # A regular file in base64, with its path around it.
 _MOST_LINE = MOST_REGULAR * 4 // 3 + (64 << 10)
 _MOST_STEPS = 100_000
+_ENCODINGS = ("utf-8", "base64")
 _MOST_MESSAGE = 10_000
 _MOST_TOLD = 256
 _TOLD_S = 6 * 3600.0
@@ -171,6 +172,11 @@ class CommitSink(Sink):
         check_path(path)
         content = _text(value, "content")
         encoding = value.get("encoding", "utf-8")
+        if encoding not in _ENCODINGS:
+            raise bad_request(
+                f"the content of {path!r} has the encoding {str(encoding)[:40]!r}",
+                f"There are {' and '.join(_ENCODINGS)}.",
+            )
         try:
             raw = base64.b64decode(content, validate=True) if encoding == "base64" else content.encode()
         except (binascii.Error, ValueError) as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pressroom.registry.base import FileEntry, Version
 from pressroom.registry.hub._files import Facts
-from pressroom.registry.hub._repositories import MAIN, Repository, commit_of
+from pressroom.registry.hub._repositories import MAIN, Repository, commit_of, full_id
 
 _MOST_CARD_TAGS = 50
 
@@ -94,6 +94,30 @@ def folder(path: str, version: Version, *, expand: bool) -> dict[str, Any]:
     oid = hashlib.sha1(f"{commit_of(version)}:{path}".encode(), usedforsecurity=False).hexdigest()
     value = {"type": "directory", "oid": oid, "size": 0, "path": path}
     return value | (_last_commit(version) if expand else {})
+
+
+def plain(repository: Repository, version: Version | None, *, origin: str) -> str:
+    """A model at a revision for somebody who opened its address in a browser."""
+    if version is None:
+        return f"{repository.name}: nothing was pushed to this model yet.\n"
+    ref = f"{version.name}:{version.number}"
+    lines = [
+        ref + (f"  ({', '.join(version.aliases)})" if version.aliases else ""),
+        f"commit   {commit_of(version)}",
+        f"kind     {version.kind}",
+        f"made     {moment(version.created)}",
+        *([f"source   {version.source}"] if version.source else []),
+        *([f"         {line}" for line in version.description.splitlines()]),
+        "",
+        *(f"{entry.size:>15,}  {entry.path}" for entry in version.files),
+        "",
+        "This hub has no pages to look at. What it answers to programs:",
+        f"  {origin}/api/models/{full_id(version.name)}/revision/{commit_of(version)}",
+        f"  hf download {full_id(version.name)} --revision {version.number}   with HF_ENDPOINT={origin}",
+        f"  press show {ref}   in the workspace it belongs to",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def refs(repository: Repository) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import orjson
 
 from pressroom.registry.base import FileEntry, Version
 from pressroom.registry.hub import _pages as pages
+from pressroom.registry.hub._access import MAKE_ONE
 from pressroom.registry.hub._bodies import Gathered, parsed_object
 from pressroom.registry.hub._calls import Call, Found, Slow, json_answer, page_of
 from pressroom.registry.hub._card import MOST_CARD, front_matter
@@ -143,6 +144,14 @@ class Reading:
 
         return Slow(answer) if version is not None and not self._files.quick(version.files) else Gathered(answer)
 
+    def page(self, call: Call) -> Found:
+        """What somebody sees who opens the address of a repository or of a commit: the same, in plain text."""
+        repository = self._repositories.find(call.name)
+        version = repository.at(call.rest[0] if call.rest else MAIN)
+        text = pages.plain(repository, version, origin=call.request.origin)
+        headers = {"content-type": "text/plain; charset=utf-8", "x-content-type-options": "nosniff"}
+        return Answer(headers=headers, body=text.encode())
+
     def refs(self, call: Call) -> Found:
         return json_answer(pages.refs(self._repositories.find(call.name)))
 
@@ -163,7 +172,7 @@ class Reading:
             raise HubError(
                 401,
                 "no key was shown",
-                hint="Set HF_TOKEN to one: press keys create NAME --right read.",
+                hint=f"Set HF_TOKEN to one: {MAKE_ONE}.",
                 headers={"www-authenticate": "Bearer"},
             )
         writes = any(right.partition(":")[0] in ("write", "admin") for right in key.rights)

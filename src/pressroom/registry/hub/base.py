@@ -34,6 +34,20 @@ class HubRequest:
     peer: str = ""
 
 
+#: What a hub answers, for people who look for it: paths, with `{id}` for the id of a model.
+PATHS = (
+    "/{id}",
+    "/{id}/commit/{commit}",
+    "/{id}/resolve/{revision}/{path}",
+    "/api/models",
+    "/api/models/{id}",
+    "/api/models/{id}/refs",
+    "/api/models/{id}/revision/{revision}",
+    "/api/models/{id}/tree/{revision}",
+    "/api/whoami-v2",
+)
+
+
 class Readable(Protocol):
     """The bytes of an answer, in order. `read` gives at most `size`, and b"" at the end."""
 

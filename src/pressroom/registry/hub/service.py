@@ -118,7 +118,23 @@ class Hub(HubService):
                 found = call.about(asked, name_of(asked), segments[length + 1 :])
                 found.who.read(found.name)
                 return self._reading.resolve(found)
+        if call.request.method in ("GET", "HEAD"):
+            page = _page(segments)
+            if page is not None:
+                asked, revision = page
+                found = call.about(asked, name_of(asked), revision)
+                found.who.read(found.name)
+                return self._reading.page(found)
         raise HubError(404, f"this hub has no {call.request.path[:200]}", hint=_HINT)
+
+
+def _page(segments: tuple[str, ...]) -> tuple[str, tuple[str, ...]] | None:
+    """The repository whose page is asked for, and its revision, if one is; None where the path is no page."""
+    for length in (1, 2):
+        asked, behind = "/".join(segments[:length]), segments[length:]
+        if len(behind) == 2 and behind[0] in ("commit", "tree"):
+            return asked, behind[1:]
+    return ("/".join(segments), ()) if len(segments) <= 2 and all(segments) else None
 
 
 def _repo_id(rest: list[str]) -> tuple[str, list[str]]:
