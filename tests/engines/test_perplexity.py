@@ -15,9 +15,10 @@ import psutil
 import pytest
 
 from pressroom.engines import EngineSpec, create, perplexity
-from pressroom.engines._llama import Llama, _log_softmax_at
+from pressroom.engines._llama import Llama, divergences, log_softmax_at
 from pressroom.engines._perplexity import summarised
 from pressroom.kernel import EngineError
+from pressroom.store import inspect
 
 
 def test_log_softmax_is_that_of_the_textbook() -> None:
@@ -28,13 +29,31 @@ def test_log_softmax_is_that_of_the_textbook() -> None:
     for row, target in zip(logits.tolist(), targets.tolist(), strict=True):
         expected.append(row[target] - math.log(math.fsum(math.exp(value) for value in row)))
     # Both sum in float64; 300 terms leave at most some 1e-13.
-    np.testing.assert_allclose(_log_softmax_at(logits, targets), expected, atol=1e-12)
+    np.testing.assert_allclose(log_softmax_at(logits, targets), expected, atol=1e-12)
 
 
 def test_log_softmax_of_large_logits_is_finite() -> None:
     logits = np.array([[5000.0, 4990.0, -5000.0]], dtype=np.float32)
-    found = _log_softmax_at(logits, np.array([1], dtype=np.int32))
+    found = log_softmax_at(logits, np.array([1], dtype=np.int32))
     np.testing.assert_allclose(found, [-10.0 - math.log1p(math.exp(-10.0))], rtol=1e-9)
+
+
+def test_divergence_is_that_of_the_textbook() -> None:
+    generator = np.random.default_rng(2)
+    first, second = ((generator.normal(size=(40, 90)) * 4).astype(np.float32) for _ in range(2))
+    p, q = (
+        np.exp(rows) / np.exp(rows).sum(axis=1, keepdims=True) for rows in (first.astype(float), second.astype(float))
+    )
+    np.testing.assert_allclose(divergences(first, second), (p * np.log(p / q)).sum(axis=1), atol=1e-12)
+    np.testing.assert_array_equal(divergences(first, first), np.zeros(40))
+
+
+def test_the_divergence_is_a_mean_with_its_error() -> None:
+    found = summarised([-1.0] * 4, [0.1, 0.2, 0.4, 0.5], windows=1, bos=False, version="")
+    assert found.kl == pytest.approx(0.3) and found.kl_stderr == pytest.approx(math.sqrt(0.1 / 3 / 4))
+    assert summarised([-1.0, -2.0], windows=1, bos=False, version="").kl is None
+    with pytest.raises(EngineError, match="no probabilities"):
+        summarised([-1.0, -2.0], [0.1, math.inf], windows=1, bos=False, version="")
 
 
 def test_a_guess_among_n_has_perplexity_n() -> None:
@@ -103,6 +122,28 @@ def test_it_is_the_same_every_time_and_says_how_far_it_is(smollm2: Path, hamlet:
     second = perplexity(smollm2, hamlet, windows=1, threads=2)
     # Threads share out the rows of each product; no sum is split between them.
     assert first.value == pytest.approx(second.value, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_how_far_an_altered_model_is_from_what_it_was(smollm2: Path, hamlet: str, tmp_path: Path) -> None:
+    same = perplexity(smollm2, hamlet, windows=1, reference=smollm2)
+    assert (same.kl, same.kl_stderr, same.unlike) == (0, 0, "")
+    (norm,) = [tensor for tensor in inspect(smollm2).tensors if tensor.name == "blk.20.ffn_norm.weight"]
+    content = bytearray(smollm2.read_bytes())
+    weights = np.frombuffer(content, np.float32, norm.elements, norm.offset)
+    weights *= np.float32(1.2)
+    altered = tmp_path / "altered.gguf"
+    altered.write_bytes(content)
+    found = perplexity(altered, hamlet, windows=1, reference=smollm2)
+    back = perplexity(smollm2, hamlet, windows=1, reference=altered)
+    assert found.kl is not None and back.kl is not None and found.kl_stderr is not None
+    # One of sixty norms a fifth larger: some hundredths of a nat.
+    assert 0 < found.kl_stderr < found.kl < 0.5 and back.kl > 0 and found.kl != back.kl
+    assert found.value != same.value and back.value == pytest.approx(same.value, rel=1e-6)
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + bytes(100))
+    alone = perplexity(smollm2, hamlet, windows=1, reference=broken)
+    assert alone.kl is None and "cannot load broken.gguf" in alone.unlike
 
 
 @pytest.mark.slow

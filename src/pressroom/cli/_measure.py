@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pressroom.kernel import CapabilityError, Ref, Workspace
 from pressroom.registry.base import Version
+
+if TYPE_CHECKING:
+    from pressroom.registry import Registry
 
 
 def fill_sheet(workspace: Workspace, ref: Ref | str, *, again: bool = False, windows: int | None = None) -> Version:
@@ -40,6 +45,17 @@ def fill_sheet(workspace: Workspace, ref: Ref | str, *, again: bool = False, win
             text_ref=text.ref,
             config=config,
             known=known,
+            parent=None if "kl_mean" in known else _parent(registry, version),
         ):
             registry.add_figures(version.ref, [figure])
     return registry.get(version.ref)
+
+
+def _parent(registry: Registry, version: Version) -> tuple[Path, str] | None:
+    """The weights of the parent and its name, where the divergence from it can be measured."""
+    if version.parent is None or version.metadata.get("format") != "gguf":
+        return None
+    named = [each for each in registry.list() if each.digest == version.parent]
+    if not named or named[0].metadata.get("format") != "gguf" or not registry.holds(named[0]):
+        return None
+    return registry.materialise(named[0]), f"{named[0].name}:{named[0].number}"

@@ -112,6 +112,13 @@ class Llama:
 
         `tokens` is one window or less, read into an empty memory.
         """
+        return log_softmax_at(self.logits(tokens, first), tokens[first + 1 :])
+
+    def logits(self, tokens: NDArray[np.int32], first: int) -> NDArray[np.float32]:
+        """What is said of each of `tokens[first + 1:]` given all before it: a row of the vocabulary each.
+
+        They lie in the context's own memory, until the next call.
+        """
         count = len(tokens)
         assert 0 <= first < count - 1 and count <= self.window
         batch = self._batch
@@ -125,20 +132,37 @@ class Llama:
         if status != 0:
             raise EngineError(f"llama.cpp cannot score a window of {count} tokens: status {status}")
         rows = count - 1 - first
-        logits = np.ctypeslib.as_array(self._lib.llama_get_logits(self._context), shape=(rows, self.vocabulary))
-        return _log_softmax_at(logits, tokens[first + 1 :])
+        return np.ctypeslib.as_array(self._lib.llama_get_logits(self._context), shape=(rows, self.vocabulary))
 
 
-def _log_softmax_at(logits: NDArray[np.float32], targets: NDArray[np.int32]) -> NDArray[np.float64]:
+def log_softmax_at(logits: NDArray[np.float32], targets: NDArray[np.int32]) -> NDArray[np.float64]:
     """For each row of logits the log-probability of its target, summed in float64 a few rows at a time."""
     found = np.empty(len(targets))
     for start in range(0, len(targets), _ROWS):
-        rows = logits[start : start + _ROWS].astype(np.float64)
-        rows -= rows.max(axis=1, keepdims=True)
-        at = np.take_along_axis(rows, targets[start : start + _ROWS, None].astype(np.int64), axis=1)[:, 0]
-        np.exp(rows, out=rows)
-        found[start : start + _ROWS] = at - np.log(rows.sum(axis=1))
+        rows = _log_softmax(logits[start : start + _ROWS])
+        found[start : start + _ROWS] = np.take_along_axis(
+            rows, targets[start : start + _ROWS, None].astype(np.int64), axis=1
+        )[:, 0]
     return found
+
+
+def divergences(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """For each row the Kullback-Leibler divergence D(reference ‖ other) of the two distributions, in nats."""
+    found = np.empty(len(logits))
+    for start in range(0, len(logits), _ROWS):
+        p, q = _log_softmax(reference[start : start + _ROWS]), _log_softmax(logits[start : start + _ROWS])
+        q -= p
+        np.exp(p, out=p)
+        p *= q
+        found[start : start + _ROWS] = -p.sum(axis=1)
+    return found
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    rows = logits.astype(np.float64)
+    rows -= rows.max(axis=1, keepdims=True)
+    rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
+    return rows
 
 
 def _library() -> Any:

@@ -30,12 +30,14 @@ def measure(
     text_ref: Ref,
     config: MeasureSettings,
     known: Collection[str] = (),
+    parent: tuple[Path, str] | None = None,
 ) -> Iterator[Figure]:
     """Measure what the sheet of `version` lacks, cheapest first, giving each figure as soon as it is there.
 
     `model` is the file of its weights, `engine` what runs it, `text` with the reference `text_ref` is what perplexity
-    is measured on, and `known` names the figures that need no measuring. Says how far it is as Progress events, and as
-    a Note what cannot be measured.
+    is measured on, and `known` names the figures that need no measuring. `parent` is the file of the parent's weights
+    and what it is called, where the divergence from it is to be measured. Says how far it is as Progress events, and
+    as a Note what cannot be measured.
 
     Raises:
         EngineError: the engine does not start, dies, or gives no numbers.
@@ -45,11 +47,13 @@ def measure(
             yield figure
     machine = str(this_machine())
     wanted = {"perplexity", "perplexity_stderr"} - set(known)
+    if parent is not None:
+        wanted |= {"kl_mean", "kl_stderr"} - set(known)
     if wanted:
         if str(version.metadata.get("format", "gguf")) != "gguf":
             workspace.events.emit(Note("perplexity is not measured: only GGUF weights can be scored so far"))
         else:
-            for figure in _perplexity_figures(workspace, model, text, text_ref, config, machine):
+            for figure in _perplexity_figures(workspace, model, text, text_ref, config, machine, parent):
                 if figure.name in wanted:
                     yield figure
     wanted = {"ttft_ms", "peak_memory_bytes", *(f"tokens_per_second_{n}" for n in _CLIENTS)} - set(known)
@@ -84,20 +88,38 @@ def _header_figures(version: Version) -> Iterator[Figure]:
 
 
 def _perplexity_figures(
-    workspace: Workspace, model: Path, text: str, text_ref: Ref, config: MeasureSettings, machine: str
+    workspace: Workspace,
+    model: Path,
+    text: str,
+    text_ref: Ref,
+    config: MeasureSettings,
+    machine: str,
+    parent: tuple[Path, str] | None,
 ) -> Iterator[Figure]:
     def progress(done: int, total: int) -> None:
         workspace.events.emit(Progress("measuring perplexity", done, total, "windows"))
 
     progress(0, config.windows)
+    reference, called = parent or (None, "")
     found = perplexity(
-        model, text, windows=config.windows, threads=workspace.settings.engines.threads, on_progress=progress
+        model,
+        text,
+        windows=config.windows,
+        threads=workspace.settings.engines.threads,
+        reference=reference,
+        on_progress=progress,
     )
     how = f"{found.how}, of {text_ref}"
     where = f"{machine}; {found.version}"
     now = time.time()
     yield Figure(name="perplexity", value=round(found.value, 4), how=how, where=where, at=now)
     yield Figure(name="perplexity_stderr", value=round(found.stderr, 4), how=how, where=where, at=now)
+    if found.unlike:
+        workspace.events.emit(Note(f"the divergence from {called} is not measured: {found.unlike}"))
+    if found.kl is not None and found.kl_stderr is not None:
+        how = f"D(parent ‖ model) of the next token, mean over the places of: {how}; the parent is {called}"
+        yield Figure(name="kl_mean", value=round(found.kl, 6), unit="nat", how=how, where=where, at=now)
+        yield Figure(name="kl_stderr", value=round(found.kl_stderr, 6), unit="nat", how=how, where=where, at=now)
 
 
 def _running_figures(

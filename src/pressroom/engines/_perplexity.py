@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +25,12 @@ _WINDOW_TIMEOUT_S = 1800.0
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Perplexity:
     """`value` is exp of the mean negative log-probability a token, `stderr` its standard error (of the tokens as if
-    they were independent, as llama.cpp says it), over `tokens` scored tokens in `windows` windows."""
+    they were independent, as llama.cpp says it), over `tokens` scored tokens in `windows` windows.
+
+    `kl` is the mean Kullback-Leibler divergence from a reference's distributions at the same places to this model's, in
+    nats, and `kl_stderr` its standard error; None without a reference, or where `unlike` says that they cannot be
+    compared.
+    """
 
     value: float
     stderr: float
@@ -32,6 +38,9 @@ class Perplexity:
     windows: int
     bos: bool
     version: str
+    kl: float | None = None
+    kl_stderr: float | None = None
+    unlike: str = ""
 
     @property
     def how(self) -> str:
@@ -49,9 +58,11 @@ def perplexity(
     *,
     windows: int,
     threads: int = 0,
+    reference: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Perplexity:
-    """Measure on the first `windows` windows of the text (fewer where it is shorter), in a child process.
+    """Measure on the first `windows` windows of the text (fewer where it is shorter), in a child process; with a
+    `reference` model, how far this one's predictions are from that one's as well.
 
     `threads` 0 takes the physical cores; `on_progress` gets (windows done, windows in all).
 
@@ -66,8 +77,10 @@ def perplexity(
             library="xllamacpp",
         )
     log_probabilities: list[float] = []
+    divergences: list[float] = []
     task = {
         "model": str(model.absolute()),
+        "reference": None if reference is None else str(reference.absolute()),
         "windows": windows,
         "window": WINDOW,
         "threads": threads or this_machine().physical_cores,
@@ -77,34 +90,50 @@ def perplexity(
     total = int(first["windows"])
     for done, answer in enumerate(answers, start=1):
         log_probabilities += answer["log_probabilities"]
+        divergences += answer.get("divergences", [])
         if on_progress is not None:
             on_progress(done, total)
-    return summarised(log_probabilities, windows=total, bos=bool(first["bos"]), version=str(first["version"]))
+    found = summarised(
+        log_probabilities, divergences, windows=total, bos=bool(first["bos"]), version=str(first["version"])
+    )
+    return dataclasses.replace(found, unlike=str(first["unlike"]))
 
 
-def summarised(log_probabilities: list[float], *, windows: int, bos: bool, version: str) -> Perplexity:
-    """The figure from the log-probabilities of the scored tokens.
+def summarised(
+    log_probabilities: list[float], divergences: Sequence[float] = (), *, windows: int, bos: bool, version: str
+) -> Perplexity:
+    """The figures from the log-probabilities of the scored tokens, and the divergences at them.
 
     Raises:
         EngineError: they are not numbers: the weights or the arithmetic are broken.
     """
-    count = len(log_probabilities)
-    mean = -math.fsum(log_probabilities) / count
-    if not math.isfinite(mean):
+    loss, error = _mean([-p for p in log_probabilities])
+    kl, kl_stderr = _mean(divergences) if divergences else (None, None)
+    if not math.isfinite(loss) or not math.isfinite(kl or 0.0):
         raise EngineError(
             "the model gives no probabilities for the text (not a number, or zero)",
             hint="The weights are damaged or of a kind this llama.cpp computes wrongly; pull them again.",
         )
-    variance = math.fsum((-p - mean) ** 2 for p in log_probabilities) / count
-    value = math.exp(mean)
+    value = math.exp(loss)
     return Perplexity(
         value=value,
-        stderr=value * math.sqrt(variance / (count - 1)),
-        tokens=count,
+        stderr=value * error,
+        tokens=len(log_probabilities),
         windows=windows,
         bos=bos,
         version=version,
+        kl=kl,
+        kl_stderr=kl_stderr,
     )
+
+
+def _mean(values: Sequence[float]) -> tuple[float, float]:
+    """The mean and its standard error."""
+    mean = math.fsum(values) / len(values)
+    if not math.isfinite(mean):
+        return mean, mean
+    variance = math.fsum((value - mean) ** 2 for value in values) / len(values)
+    return mean, math.sqrt(variance / (len(values) - 1))
 
 
 def _answers(task: dict[str, Any], text: str) -> Iterator[dict[str, Any]]:

@@ -40,7 +40,7 @@ def main() -> None:
 def _score(task: dict[str, Any], text: str, answer: Any) -> None:
     import xllamacpp
 
-    from pressroom.engines._llama import Llama
+    from pressroom.engines._llama import Llama, divergences, log_softmax_at
 
     window, wanted = int(task["window"]), int(task["windows"])
     llama = Llama(Path(task["model"]), window=window, threads=int(task["threads"]))
@@ -51,12 +51,36 @@ def _score(task: dict[str, Any], text: str, answer: Any) -> None:
             f"the text is too short to measure perplexity on: {len(tokens)} tokens, and one window is {window}",
             hint="Name a longer text in the setting measure.text.",
         )
-    answer(windows=windows, version=f"xllamacpp {xllamacpp.__version__}", bos=llama.bos is not None)
+    reference, unlike = _reference(task, text, llama, tokens)
+    answer(windows=windows, version=f"xllamacpp {xllamacpp.__version__}", bos=llama.bos is not None, unlike=unlike)
+    first = window // 2
     for number in range(windows):
         part = tokens[number * window : (number + 1) * window].copy()
         if llama.bos is not None:
             part[0] = llama.bos
-        answer(log_probabilities=llama.log_probabilities(part, window // 2).tolist())
+        logits = llama.logits(part, first)
+        found = {"log_probabilities": log_softmax_at(logits, part[first + 1 :]).tolist()}
+        if reference is not None:
+            found["divergences"] = divergences(reference.logits(part, first), logits).tolist()
+        answer(**found)
+
+
+def _reference(task: dict[str, Any], text: str, llama: Any, tokens: Any) -> tuple[Any, str]:
+    """The model that this one is compared with, or None and why it cannot be."""
+    from pressroom.engines._llama import Llama
+
+    if task.get("reference") is None:
+        return None, ""
+    try:
+        found = Llama(Path(task["reference"]), window=llama.window, threads=int(task["threads"]))
+    except EngineError as error:
+        return None, error.message
+    if found.vocabulary != llama.vocabulary or found.bos != llama.bos:
+        return None, "it has another vocabulary"
+    theirs = found.tokens(text[: int(task["windows"]) * llama.window * _MOST_CHARACTERS_A_TOKEN])
+    if theirs.tolist() != tokens.tolist():
+        return None, "its tokenizer cuts the text otherwise"
+    return found, ""
 
 
 if __name__ == "__main__":
