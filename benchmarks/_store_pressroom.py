@@ -85,8 +85,16 @@ def run(
     adapter: str | None = None,
     passes: tuple[str, ...] = (),
     held: bool = False,
+    recipes: bool = True,
 ) -> dict[str, Any]:
-    """Take in all files (with `adapter`: that first, and what jobs recorded), perhaps again, then restore each."""
+    """Take in all files (with `adapter`: that first, and what jobs recorded), perhaps again, then restore each.
+
+    Without `recipes` the store does not look for any itself, which no setting says: differences alone are to be seen.
+    """
+    if not recipes:
+        from pressroom.store.family import _writing
+
+        _writing.guessed = lambda *_: []  # type: ignore[assignment]
     with contextlib.closing(Pressroom(into, chains=chains, threads=threads)) as approach:
         ingest, grown, kept = Taken(), {}, approach.stored()
         sizes = {name: file.stat().st_size for name, file in files.items()}

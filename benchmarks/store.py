@@ -43,7 +43,10 @@ _OURS: dict[str, dict[str, Any]] = {
     "fast": {"chains": "fast", "threads": 2, "passes": ("hot", "cold")},
     "small": {"chains": "small", "threads": 2, "passes": ("cold",)},
     "recipes": {"chains": "small", "threads": 2, "passes": ("cold",), "adapter": True},
+    "differences": {"chains": "fast", "threads": 2, "recipes": False},
+    "differences_small": {"chains": "small", "threads": 2, "recipes": False},
 }
+_OURS_ONCE = ("small", "recipes", "differences", "differences_small")
 _LABELS = {
     "raw": "copies of the files",
     "zstd": "zstd -1, each file",
@@ -56,7 +59,9 @@ _LABELS = {
     "xet": "Xet's client",
     "fast": "Pressroom",
     "small": 'Pressroom, chains = "small"',
-    "recipes": "Pressroom, small, with recipes",
+    "recipes": "Pressroom, small, told recipes",
+    "differences": "Pressroom, no recipe at all",
+    "differences_small": "Pressroom, small, no recipe at all",
 }
 _TARGETS = {
     "stored_pct": ("<=", 15.0),
@@ -102,7 +107,7 @@ def rounds(
         ours = [(name, Path(sys.executable), "pressroom", options) for name, options in _OURS.items()]
         theirs = [(name, peers, name, {}) for name in shown if turn == 0 or name not in _ONCE]
         for name, python, approach, options in (theirs[0], ours[0], theirs[1], ours[1], *theirs[2:], *ours[2:]):
-            if turn and name in ("small", "recipes"):
+            if turn and name in _OURS_ONCE:
                 continue
             given = options | {"adapter": str(adapter)} if "adapter" in options else options
             for file in (*files.values(), adapter):
@@ -111,7 +116,7 @@ def rounds(
             result = run_child(python, approach, files, work, **given)
             found.setdefault(name, []).append(result)
             share = 100 * result["stored"] / result["raw"]
-            print(f"  round {turn + 1}: {name:16}{share:7.2f} %  {time.perf_counter() - began:5.1f} s", flush=True)
+            print(f"  round {turn + 1}: {name:18}{share:7.2f} %  {time.perf_counter() - began:5.1f} s", flush=True)
     return found
 
 
@@ -169,6 +174,8 @@ def summed(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         "stored_pct": stored("fast"),
         "stored_pct_chain": stored("small"),
         "stored_pct_recipes": stored("recipes"),
+        "stored_pct_differences": stored("differences"),
+        "stored_pct_differences_chain": stored("differences_small"),
         "adapter_bytes": found["recipes"][0]["adapter"],
         "solo_pct": round(100 * alone["grown"][base] / sizes[base], 2),
         "file_pct": {name: round(100 * grown / sizes[name], 2) for name, grown in alone["grown"].items()},
@@ -208,6 +215,8 @@ def table(result: dict[str, Any]) -> list[tuple[str, float, float, float]]:
     lines.sort(key=lambda line: -line[1])
     nothing = float("nan")
     ours = (result["ingest_mb_s_core"], result["restore_mb_s_core"])
+    lines.append((_LABELS["differences"], result["stored_pct_differences"], nothing, nothing))
+    lines.append((_LABELS["differences_small"], result["stored_pct_differences_chain"], nothing, nothing))
     lines.append((_LABELS["fast"], result["stored_pct"], *ours))
     lines.append((_LABELS["small"], result["stored_pct_chain"], nothing, nothing))
     lines.append((_LABELS["recipes"], result["stored_pct_recipes"], nothing, nothing))

@@ -163,6 +163,8 @@ def result(**given: float) -> dict[str, Any]:
         "stored_pct": 15.0,
         "stored_pct_chain": 14.0,
         "stored_pct_recipes": 9.0,
+        "stored_pct_differences": 14.9,
+        "stored_pct_differences_chain": 14.2,
         "solo_pct": 66.0,
         "restore_vs_zipnn": 1.6,
         "restore_vs_warm_read": 0.6,
