@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -239,6 +240,75 @@ def test_space_is_given_back(models: Path, capsys: pytest.CaptureFixture[str]) -
     assert "3 versions, 3 files: 805 B" in said(capsys, "gc")
 
 
+def test_a_lost_database_does_not_cost_the_bytes(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for left in (models / ".pressroom").glob("pressroom.db*"):
+        left.unlink()
+    assert "3 files that no version has" in said(capsys, "gc", "--dry-run")
+    assert "Was the database lost?" in said(capsys, "list")
+    error = read(capsys, "gc", code=1)["error"]
+    assert error["loose_files"] == 3 and "lost" in error["hint"] and "--all-of-it" in error["hint"]
+    with Workspace.open(models) as workspace:
+        assert len(Registry(workspace).loose()) == 3
+    assert read(capsys, "gc", "--all-of-it")["loose_files"] == 3
+    # Where there were versions once, nothing is lost: they were removed.
+    with Workspace.open(models) as workspace:
+        registry = Registry(workspace)
+        blob = registry.store.put([b"one"])
+        registry.register("m", [FileEntry(path="notes.txt", blob=blob.digest, size=blob.size)])
+        registry.delete("m:1")
+        registry.store.put([b"loose"])
+    assert read(capsys, "gc")["loose_files"] == 1
+    assert "lost" not in said(capsys, "list")
+
+
+_FULL = """
+import os, sys
+from pathlib import Path
+from pressroom.cli._app import run
+
+os.chdir(sys.argv[1])
+for name in ("a", "b"):
+    assert run(["pull", str(Path(sys.argv[2]) / name)]) == 0
+with open("fill", "wb", buffering=0) as file:
+    try:
+        while file.write(bytes(4096)):
+            pass
+    except OSError:
+        pass
+assert run(["list", "--json"]) == 1
+assert run(["rm", "a"]) == 0
+assert run(["gc", "--json"]) == 0
+assert run(["show", "b", "--json"]) == 0
+assert Path(".pressroom/reserve").exists()
+os.unlink(".pressroom/reserve")
+"""
+
+
+def test_room_can_be_made_on_a_full_disk(tmp_path: Path) -> None:
+    unshare = ["unshare", "--user", "--map-root-user", "--mount"]
+    if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine does not let a user mount a small disk")
+    header = b'{"w": {"dtype": "U8", "shape": [8000000], "data_offsets": [0, 8000000]}}'
+    for seed, name in enumerate("ab"):
+        (tmp_path / name).mkdir()
+        content = len(header).to_bytes(8, "little") + header + random.Random(seed).randbytes(8_000_000)
+        (tmp_path / name / "model.safetensors").write_bytes(content)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    # In a mount namespace of its own: the small disk is gone with the process.
+    command = 'mount -t tmpfs -o size=24m tmpfs "$0" && exec "$1" -c "$2" "$0" "$3"'
+    done = subprocess.run(
+        [*unshare, "bash", "-c", command, str(disk), sys.executable, _FULL, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "its disk is full" in done.stdout and "press rm REF" in done.stdout
+
+
 def test_verify_ends_with_one_where_something_is_wrong(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "3 files of 3 versions whole" in said(capsys, "verify")
     assert read(capsys, "verify", "m:1")["sound"] is True
@@ -280,6 +350,19 @@ def test_from_one_workspace_to_another(
         (tmp_path / "other").write_bytes(begins)
         error = read(capsys, "import", str(tmp_path / "other"), code=1)["error"]
         assert words in error["message"] and "b'" not in error["message"] and error["hint"]
+
+
+def test_plain_files_are_given_back(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "1 file, 5 B written and checked" in said(capsys, "get", "m:3", "out")
+    assert (models / "out" / "notes.txt").read_bytes() == b"small"
+    assert "1 file there already" in said(capsys, "get", "m:3", "out")
+    error = read(capsys, "get", "m:1", "out", code=1)["error"]
+    assert error["files"] == ["notes.txt"] and "--force" in error["hint"]
+    found = read(capsys, "get", "m:1", "out", "--force")
+    assert (found["ref"], found["bytes"]) == ("m:1", 400)
+    assert [(file["path"], file["written"]) for file in found["files"]] == [("notes.txt", True)]
+    assert (models / "out" / "notes.txt").read_bytes() == b"base" * 100
+    assert read(capsys, "get", "m:9", "out", code=1)["error"]["code"] == "not_found"
 
 
 def test_nothing_heavy_loads_for_the_help() -> None:

@@ -139,9 +139,23 @@ def test_a_rule_of_a_table_reaches_its_part(database: Database) -> None:
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "news.db").write_bytes(b"All the news that is fit to print. " * 100)
     database = Database("sqlite:///news.db", root=tmp_path)
-    with pytest.raises(WorkspaceError, match=r"news\.db"):
+    with pytest.raises(WorkspaceError, match=r"news\.db is damaged: file is not a database") as caught:
         database.migrate("press", [make_sheets])
+    assert "backup" in caught.value.hint and "press gc" in caught.value.hint
     database.close()
+
+
+def test_a_damaged_file_is_said_to_be(database: Database, tmp_path: Path) -> None:
+    database.migrate("press", [make_sheets, add_a_sheet])
+    database.close()
+    file = tmp_path / ".pressroom" / "pressroom.db"
+    content = bytearray(file.read_bytes())
+    for page in range(4096, len(content), 4096):
+        content[page : page + 64] = bytes([255] * 64)
+    file.write_bytes(content)
+    with pytest.raises(WorkspaceError, match="is damaged") as caught:
+        rows(database)
+    assert "pressroom.db-wal" in caught.value.hint
 
 
 def test_a_place_that_cannot_be_made_is_named(tmp_path: Path) -> None:

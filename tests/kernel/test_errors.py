@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
+from collections.abc import Iterator
 
 import pytest
 
@@ -20,13 +22,38 @@ def tree(kind: type[PressroomError], depth: int = 0) -> list[tuple[int, str]]:
     return [(depth, kind.__name__), *below]
 
 
-def test_the_drawing_is_the_tree() -> None:
-    drawn = [
-        (len(found[1]) // 4, found[2])
+def drawing() -> list[tuple[int, str, bool]]:
+    """Depth and name of each error that is drawn, and whether it has a star: another part defines it."""
+    return [
+        (len(found[1]) // 4, found[2], bool(found[3]))
         for line in (errors.__doc__ or "").splitlines()
-        if (found := re.match(r"    ([│├└─ ]*)(\w+Error)\b", line))
+        if (found := re.match(r"    ([│├└─ ]*)(\w+Error)\b( \*)?", line))
     ]
-    assert drawn == tree(PressroomError)
+
+
+def test_the_drawing_is_the_tree() -> None:
+    assert [(depth, name) for depth, name, starred in drawing() if not starred] == tree(PressroomError)
+
+
+def test_the_drawing_has_the_errors_that_other_parts_define() -> None:
+    for part in ("kernel.keys", "store.codec.base", "registry.base", "registry.hub.base", "track.base"):
+        importlib.import_module(f"pressroom.{part}")
+    above: list[str] = []
+    drawn = set()
+    for depth, name, starred in drawing():
+        above[depth:] = [name]
+        if starred:
+            drawn.add((above[depth - 1], name))
+    assert drawn == set(public(PressroomError))
+
+
+def public(kind: type[PressroomError]) -> Iterator[tuple[str, str]]:
+    """Names of errors that others may catch and that are not in the file of the drawing, behind what they are."""
+    for child in kind.__subclasses__():
+        module = child.__module__.split(".")
+        if module[0] == "pressroom" and child.__module__ != errors.__name__ and not module[-1].startswith("_"):
+            yield kind.__name__, child.__name__
+        yield from public(child)
 
 
 def test_every_error_has_its_own_code() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,28 @@ def test_a_place_the_kernel_refuses_is_refused() -> None:
 def test_it_is_not_committed_by_accident(tmp_path: Path) -> None:
     Workspace.open(tmp_path, environ={})
     assert (tmp_path / ".pressroom" / ".gitignore").read_text() == "*\n"
+
+
+def test_some_room_is_put_aside_and_free_when_there_is_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = 1 << 30
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(free))
+    workspace = Workspace.open(tmp_path, environ={})
+    reserve = workspace.dir / "reserve"
+    workspace.keep_reserve()
+    assert reserve.stat().st_size == 1 << 20
+    with workspace.spending_reserve():
+        assert reserve.exists()  # there is room enough
+    free = 100
+    with workspace.spending_reserve():
+        assert not reserve.exists()
+    assert not reserve.exists()  # and not taken from the last of it
+    free = 1 << 30
+    with workspace.spending_reserve():
+        assert not reserve.exists()
+    assert reserve.exists()
 
 
 def test_paths_are_made(tmp_path: Path) -> None:

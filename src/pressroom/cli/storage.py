@@ -1,4 +1,4 @@
-"""`press gc`, `verify`, `get`, `export`, `import`: the space that bytes take, whether they are whole, and how they travel."""
+"""`press gc`, `verify`, `get`, `export`, `import`: the space bytes take, whether they are whole, how they travel."""
 
 from __future__ import annotations
 
@@ -13,28 +13,33 @@ from pressroom.cli._output import common, count, human_bytes, print_json
 from pressroom.cli._progress import ProgressLines
 
 if TYPE_CHECKING:
+    from pressroom.kernel import Workspace, WorkspaceError
     from pressroom.registry import Archive, Problem, Version
-    from pressroom.store import Swept
+    from pressroom.store import Blob, Swept
 
 _MOST_NAMES = 5
 
 
 @click.command(epilog="Example: press gc --dry-run")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--all-of-it", is_flag=True, help="Also where no version was ever registered here: every byte goes then.")
 @common
-def gc(dry_run: bool, as_json: bool) -> None:
+def gc(dry_run: bool, all_of_it: bool, as_json: bool) -> None:
     """Give back the space of what nothing refers to: bytes of cut runs and removed versions, folders nobody uses.
 
-    Nobody who reads meanwhile is stopped.
+    Nobody who reads meanwhile is stopped. A store with bytes beside a database that never had a version is left alone,
+    because the database may have been lost.
     """
     from pressroom.deploy import Deployments
     from pressroom.kernel import Workspace
     from pressroom.registry import Registry
 
-    with Workspace.open() as workspace, ProgressLines(workspace, quiet=as_json):
+    with Workspace.open() as workspace, workspace.spending_reserve(), ProgressLines(workspace, quiet=as_json):
         registry = Registry(workspace)
         deployed = {wish.digest for wish in Deployments(workspace).list()}
         loose, folders = registry.loose(), registry.leftovers(deployed)
+        if loose and not (dry_run or all_of_it or registry.names_ever()):
+            raise _perhaps_lost(workspace, loose)
         let_go = sum(blob.size for blob in loose) if dry_run else registry.collect(needed=deployed)
         swept = registry.store.sweep(dry_run=dry_run)
         usage = registry.store.usage()
@@ -174,6 +179,7 @@ def import_(file: Path, check: bool, as_json: bool) -> None:
     from pressroom.registry import import_archive, verify_archive
 
     with Workspace.open() as workspace, ProgressLines(workspace, quiet=as_json):
+        workspace.keep_reserve()
         if check:
             archive = verify_archive(workspace, file)
         else:
@@ -203,6 +209,20 @@ def import_(file: Path, check: bool, as_json: bool) -> None:
         here, there = f"{one.here.name}:{one.here.number}", f"{one.there.name}:{one.there.number}"
         came = f" (there: {there})" if here != there else ""
         click.echo(f"{_named(one.here)}{came}{'  was here already' if one.known else ''}")
+
+
+def _perhaps_lost(workspace: Workspace, loose: Sequence[Blob]) -> WorkspaceError:
+    from pressroom.kernel import WorkspaceError
+
+    size = sum(blob.size for blob in loose)
+    return WorkspaceError(
+        f"no version was ever registered in {workspace.dir}, and its store has {count(len(loose), 'file')}, "
+        f"{human_bytes(size)}: nothing was let go of",
+        hint="If the database was lost, put a backup in its place, or pull the models again: no byte is stored twice. "
+        "If these are only left of pulls that were cut: press gc --all-of-it.",
+        loose_files=len(loose),
+        loose_bytes=size,
+    )
 
 
 def _lines_of(problems: Sequence[Problem]) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,9 @@ Parts keep to what both databases do: SQLAlchemy Core, no vendor functions.
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +36,9 @@ _migrations = sa.Table(
 # Seconds a writer waits for another one on SQLite before it gives up.
 _BUSY_TIMEOUT_S = 30
 _MIGRATION_LOCK = 0x50726573
+# On a full disk SQLite cannot make the files it works in, and gives reasons that have others, too. Each takes so much.
+_PERHAPS_FULL = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+_LITTLE = 64 << 10
 
 
 class Database:
@@ -64,7 +70,10 @@ class Database:
                 hint="Choose another place for the file in the setting `database`.",
             ) from error
         self.url = parsed.render_as_string(hide_password=True)
+        self._file: Path | None = None
         if parsed.get_backend_name() == "sqlite":
+            if parsed.database and parsed.database != ":memory:":
+                self._file = Path(parsed.database)
             event.listen(self.engine, "connect", _sqlite_connect)
             event.listen(self.engine, "begin", _sqlite_begin)
 
@@ -96,10 +105,35 @@ class Database:
         except IntegrityError:
             raise  # a rule of a table was broken: its part knows what that means
         except DatabaseError as error:
-            raise WorkspaceError(
-                f"the database {self.url} failed: {error.orig}",
-                hint="Check that the path is writable, the disk has room and no other program holds the file.",
-            ) from error
+            raise self._said(error) from error
+
+    def _said(self, error: DatabaseError) -> WorkspaceError:
+        """What is wrong, and what to do about it."""
+        # The lower byte is the kind of error, the others which one of that kind.
+        code = getattr(error.orig, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+        if self._file is not None and code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return WorkspaceError(
+                f"the database {self._file} is damaged: {error.orig}",
+                hint=f"Put a backup in its place, without the old {self._file.name}-wal and -shm beside it. "
+                "Without a backup: move it away. Names, aliases, floors, sheets, history, keys and deployments were in "
+                "it; the bytes of the models are in the store, and pulling or importing the models again stores no "
+                "byte twice, as long as nobody runs `press gc` before.",
+            )
+        if code == sqlite3.SQLITE_FULL or (code in _PERHAPS_FULL and self._free() < _LITTLE):
+            return WorkspaceError(
+                f"the database {self.url} cannot be used: its disk is full",
+                hint="Make room: press rm REF, then press gc. If these cannot be run either, remove 2 MB of something "
+                "else on that disk first.",
+                free=self._free(),
+            )
+        return WorkspaceError(
+            f"the database {self.url} failed: {error.orig}",
+            hint="Check that the path is writable, the disk has room and no other program holds the file.",
+        )
+
+    def _free(self) -> int:
+        """Bytes that are free where the database lies."""
+        return shutil.disk_usage(self._file.parent).free if self._file is not None else sys.maxsize
 
     def migrate(self, part: str, steps: Sequence[Migration]) -> None:
         """Bring the tables of `part` up to date; step n of `steps` is migration n + 1. Each runs once, in order.

@@ -10,8 +10,10 @@
     ├── InUseError                 it cannot be removed while something holds it
     ├── PluginError                a backend or source that does not exist or does not load
     │   └── MissingDependencyError a library that an extra would install
+    ├── AccessError *              a key is missing, wrong, or may not do this
     ├── StoreError                 bytes could not be kept or given back
     │   ├── DigestMismatchError    bytes are not what they were declared to be
+    │   ├── DamagedError *         encoded bytes were altered, or need a parent that is not the one they were made from
     │   └── StoreFullError         no room on the disk
     ├── WeightsError               a file is not usable as weights
     │   ├── UnsafeWeightsError     reading it could run code (pickle in any dress)
@@ -19,11 +21,21 @@
     ├── SourceError                a source could not be read
     │   ├── OfflineError           it would need the network, and `offline` is on
     │   └── NetworkError           the network did not answer
+    ├── AnnotationError *          a tag, a description or a run cannot be kept
+    ├── FloorError *               a bound is not well written, or nothing can meet it
+    ├── PromotionError *           an alias may not move so; the refusal is on record
+    ├── ArchiveError *             a file of versions is cut, altered or not one
+    ├── HubError *                 the hub refuses a request, with an HTTP status
+    ├── TrackError *               runs could not be written down or read
+    │   └── ParamChangedError *    a param of a run was given another value
     ├── EngineError                an engine failed
     │   ├── EngineStartError       it did not come up
     │   └── CapabilityError        it was asked for something it cannot do
     └── DeployError                a deployment could not be brought to what was asked
         └── PortInUseError         the gateway's address is taken
+
+Those with * are defined by the part that raises them: `kernel.keys`, `store.codec`, `registry`, `registry.hub` or
+`track`.
 
 A message says what was asked and what was found; `hint` says what is allowed and what to do; `facts` carry the same as
 data, so that the command line and the gateway can each render it their own way.

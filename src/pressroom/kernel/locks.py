@@ -28,8 +28,7 @@ def locked(path: Path, *, purpose: str, wait_s: float | None = 0.0) -> Iterator[
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         _acquire(fd, path, purpose, wait_s)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, json.dumps({"pid": os.getpid(), "purpose": purpose, "since": time.time()}).encode(), 0)
+        _describe(fd, {"pid": os.getpid(), "purpose": purpose, "since": time.time()})
         try:
             yield
         finally:
@@ -75,6 +74,16 @@ def _acquire(fd: int, path: Path, purpose: str, wait_s: float | None) -> None:
                 holder=found,
             )
         time.sleep(_POLL_S)
+
+
+def _describe(fd: int, holder: dict[str, object]) -> None:
+    """Write down who holds the lock. On a full disk nobody learns it: making room needs locks, too."""
+    os.ftruncate(fd, 0)
+    try:
+        os.pwrite(fd, json.dumps(holder).encode(), 0)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
 
 
 def _described(fd: int) -> dict[str, object]:

@@ -7,13 +7,16 @@ the current directory. All embedded parts live in its `.pressroom/`:
       pressroom.db     the database            locks/   one file a lock
       store/           the bytes               logs/    one folder an engine
       tmp/             downloads under way     run/     what the running server says of itself
+      reserve          room for removing something when the disk is full
 """
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
     from pressroom.kernel.database import Database
 
 DIRECTORY = ".pressroom"
+# Enough for what databases write when a version is removed. It is not taken from the last of the room.
+_RESERVE = "reserve"
+_RESERVE_BYTES = 1 << 20
+_RESERVE_SHARE = 4
 
 
 class Workspace:
@@ -66,7 +73,11 @@ class Workspace:
         workspace = cls(root, config)
         try:
             workspace.dir.mkdir(exist_ok=True)
-            (workspace.dir / ".gitignore").write_text("*\n", encoding="utf-8")
+            ignored = workspace.dir / ".gitignore"
+            if not ignored.exists():  # on a full disk it could not be written anew
+                ignored.write_text("*\n", encoding="utf-8")
+            elif not os.access(workspace.dir, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             raise WorkspaceError(
                 f"the workspace {workspace.dir} cannot be written: {error.strerror}",
@@ -85,6 +96,25 @@ class Workspace:
         path = self.dir.joinpath(*parts)
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+    def keep_reserve(self) -> None:
+        """Put some bytes aside, for the moment when the disk is full: removing something needs room, too."""
+        path = self.dir / _RESERVE
+        with suppress(OSError):
+            if not path.exists() and shutil.disk_usage(self.dir).free > _RESERVE_SHARE * _RESERVE_BYTES:
+                path.write_bytes(os.urandom(_RESERVE_BYTES))  # zeros take no room on some file systems
+
+    @contextmanager
+    def spending_reserve(self) -> Iterator[None]:
+        """For what makes room: on a full disk the bytes put aside are free for the block, and put aside again after it
+        where there is room then."""
+        with suppress(OSError):
+            if shutil.disk_usage(self.dir).free < _RESERVE_BYTES:
+                (self.dir / _RESERVE).unlink()
+        try:
+            yield
+        finally:
+            self.keep_reserve()
 
     def lock(self, name: str, *, purpose: str, wait_s: float | None = 0.0) -> AbstractContextManager[None]:
         """A lock between all processes that use this workspace; see `pressroom.kernel.locks`."""

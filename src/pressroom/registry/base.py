@@ -2,7 +2,7 @@
 
 PressroomError
 ├── AnnotationError   a tag, a description or a run that cannot be kept
-├── FloorError        a bound that is not well written
+├── FloorError        a bound that is not well written, or that nothing can meet
 ├── PromotionError    an alias may not move so; the refusal is on record
 └── ArchiveError      a file of versions that is cut, altered or not one
 """

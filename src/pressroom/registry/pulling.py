@@ -76,13 +76,15 @@ def pull(
     run: str = "",
     as_data: bool = False,
     refresh: bool = True,
+    check: bool = False,
     connections: int = CONNECTIONS,
 ) -> Version:
     """Bring in what `source` names and register it as `name` (made from the source otherwise).
 
     What was pulled before is not fetched again where the source is exact (a release, a commit, a digest); with
     `refresh` off, or with the setting `offline` on, also where it is not. A file of this machine that was changed since
-    is read in any case. `as_data`: a text or a set of rows, not weights. Two pulls of one source take turns.
+    is read in any case. With `check`, what would be taken unseen is read first, and brought again where it is damaged.
+    `as_data`: a text or a set of rows, not weights. Two pulls of one source take turns.
 
     `parent` is the version that this one was made from; `kind` is then a fine-tune if nothing else is said. Tags,
     description and `run` (the id of a tracked run) are also set on a version that was here before. `connections` is
@@ -131,7 +133,8 @@ def pull(
         if known is None and (workspace.settings.offline or not refresh):
             known = registry.pulled(seen, name)
         workdir = workspace.path("tmp", f"pull-{asked}")
-        if known is not None:
+        damaged = _damaged(registry, known, workspace) if known is not None and check else set()
+        if known is not None and not damaged:
             # A run that was killed after it registered could not clean up behind itself.
             shutil.rmtree(workdir, ignore_errors=True)
             version = _annotated(registry, known, wish, workspace)
@@ -162,7 +165,7 @@ def pull(
         for key in {asked, seen, *(text_digest(found.text) for found in fetched.files if found.text)}:
             registry.remember_pull(key, version)
         shutil.rmtree(workdir, ignore_errors=True)
-    mended = before & again
+    mended = before & (again | damaged)
     workspace.events.emit(
         Pulled(
             version,
@@ -381,6 +384,20 @@ def _known(registry: Registry, origin: str, wish: _Wish) -> Version | None:
     assert wish.name is not None
     same = found[-1]
     return wish.register(registry, wish.name, same.files, source=origin, metadata=same.metadata)
+
+
+def _damaged(registry: Registry, version: Version, workspace: Workspace) -> set[str]:
+    """The digests of the files of a version whose bytes are not what they were. Reads all of them."""
+    found: set[str] = set()
+    done = 0
+    for entry in version.files:
+        try:
+            registry.store.verify(entry.blob)
+        except PressroomError:
+            found.add(entry.blob)
+        done += entry.size
+        workspace.events.emit(Progress("checking what is here", done, version.size))
+    return found
 
 
 def _verify(found: Found, origin: str, workspace: Workspace) -> None:

@@ -150,6 +150,11 @@ class Registry:
             raise self._not_found(Ref(name))
         return [*found]
 
+    def names_ever(self) -> Sequence[str]:
+        """Every name that a version was ever registered under here, also where all of its versions are gone."""
+        with self._database.reading() as connection:
+            return [*connection.scalars(sa.select(tables.names.c.name).order_by(tables.names.c.name))]
+
     def add_figures(self, ref: Ref | str, figures: Iterable[Figure]) -> None:
         """Put figures on the sheet of a version, in place of those of the same name.
 

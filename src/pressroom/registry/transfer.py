@@ -13,7 +13,15 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pressroom.kernel import DigestMismatchError, NotFoundError, Progress, StoreError, StoreFullError, Workspace
+from pressroom.kernel import (
+    DigestMismatchError,
+    NotFoundError,
+    PressroomError,
+    Progress,
+    StoreError,
+    StoreFullError,
+    Workspace,
+)
 from pressroom.registry._archive import LENGTH, MAGIC, TRAILER, header_of
 from pressroom.registry._archive_reading import CHUNK, Archive, exactly, headed, new_hasher, opened, verified
 from pressroom.registry.base import Version
@@ -104,9 +112,9 @@ def verify_archive(workspace: Workspace, path: Path) -> Archive:
 def import_archive(workspace: Workspace, path: Path) -> list[Imported]:
     """Register the versions of an archive, once all of it was verified.
 
-    Bytes that are held already are not written again. A version keeps its number where that is above every number its
-    name ever had here, else it gets the next one; equal files under that name are the version they are, and get the
-    figures and tags they lack.
+    Bytes that are held already and whole are not written again; damaged ones are mended. A version keeps its number
+    where that is above every number its name ever had here, else it gets the next one; equal files under that name are
+    the version they are, and get the figures and tags they lack.
 
     Raises:
         As `verify_archive`, and then nothing was changed; StoreFullError and StoreError as the store does.
@@ -121,7 +129,7 @@ def import_archive(workspace: Workspace, path: Path) -> list[Imported]:
         task, done = f"keeping {path.name}", 0
         file.seek(archive.size - TRAILER - total)
         for blob in archive.blobs:
-            if registry.store.size(blob.digest) == blob.size:
+            if _is_whole(registry, blob):
                 file.seek(blob.size, os.SEEK_CUR)
             else:
                 chunks = _told(workspace, Progress(task, done, total), exactly(file, blob.size, path))
@@ -129,6 +137,17 @@ def import_archive(workspace: Workspace, path: Path) -> list[Imported]:
             done += blob.size
             workspace.events.emit(Progress(task, done, total))
     return [_registered(registry, version) for version in archive.versions]
+
+
+def _is_whole(registry: Registry, blob: Blob) -> bool:
+    """Whether the store has these bytes, and not damaged: damaged ones are written again."""
+    if registry.store.size(blob.digest) != blob.size:
+        return False
+    try:
+        registry.store.verify(blob.digest)
+    except PressroomError:
+        return False
+    return True
 
 
 def _told(workspace: Workspace, before: Progress, chunks: Iterable[bytes]) -> Iterator[bytes]:
