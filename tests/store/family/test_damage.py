@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import pytest
 
 from pressroom.kernel import DigestMismatchError, PressroomError, StoreError
 from pressroom.store import Blob
 from pressroom.store.backends.file import Backend
+from pressroom.store.family import _decoding
 from tests.store.family import models
 from tests.store.family.models import as_gguf, as_safetensors, base, quantised, tensors, tuned, write
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -289,3 +295,49 @@ def test_any_one_byte(tmp_path: Path, folder: str) -> None:
         for _, blob in held.values():
             store.verify(blob.digest)
         store.close()
+
+
+def test_damaged_again_before_a_sweep(tmp_path: Path) -> None:
+    """A copy that was found damaged is never taken for the other one when that is damaged, too. Each step in a process
+    of its own, as from the command line."""
+    content = as_safetensors(tensors(base(1)))
+    source = write(tmp_path / "source", content)
+
+    def step(ask: Callable[[Backend], T]) -> T:
+        with contextlib.closing(models.store_at(tmp_path)) as store:
+            return ask(store)
+
+    blob = step(lambda store: store.put_file(source))
+    for round in range(1, 4):
+        for pack in pieces(tmp_path, "packs")[:round]:
+            alter(pack, lambda data: data[:3000] + bytes(512) + data[3512:])
+        for _ in range(2):
+            with pytest.raises(DigestMismatchError):
+                step(lambda store: store.verify(blob.digest))
+        assert step(lambda store: store.put_file(source)) == blob
+        step(lambda store: store.verify(blob.digest))
+        assert step(lambda store: store.open(blob.digest).read()) == content
+        assert len(pieces(tmp_path, "packs")) == round + 1
+    step(lambda store: store.sweep())
+    step(lambda store: store.verify(blob.digest))
+
+
+def test_verifying_reads_what_is_stored_and_not_only_what_comes_of_it(
+    store: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stored byte that decoding passes by: here one that passes by all of them."""
+    weights = np.random.default_rng(5).normal(0, 0.02, 60_000).astype(np.float32).view(np.uint16)[1::2].copy()
+    content = as_safetensors({"w": ("BF16", (600, 100), weights.tobytes())})
+    blob = store.put_file(write(tmp_path / "source", content))
+    (pack,) = pieces(tmp_path, "packs")
+
+    def decode(stored: memoryview, out: memoryview, *, parent: memoryview | None = None) -> None:
+        out[:] = weights.tobytes()
+
+    monkeypatch.setattr(_decoding.codec, "decode", decode)
+    store.verify(blob.digest)
+    alter(pack, flipped(3000))
+    with store.open(blob.digest) as file:
+        assert file.read() == content
+    with pytest.raises(DigestMismatchError, match="was altered"):
+        store.verify(blob.digest)

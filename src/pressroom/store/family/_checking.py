@@ -121,7 +121,7 @@ def _check_ends(parts: Parts, manifest: Manifest) -> None:
 
 def _in_parts(parts: Parts, manifest: Manifest) -> _Damage | None:
     """Blocks are decoded on several threads and hashed in order, a few at a time."""
-    reader = Reader(parts, manifest, shortcuts=False)
+    reader = Reader(parts, manifest, strict=True)
     damage = _Damage()
     gaps = iter(reader.gaps())
     hasher = blake3()

@@ -45,8 +45,8 @@ class Decoder:
     decoder, checked=)` what its recipe says. `renew(id)` looks for a tensor again whose pack is gone.
 
     What comes out is held against its digest; with `fast`, not where all of the stored bytes were held against their
-    checks; what comes by a shortcut has none. Safe to use from several threads; a thread needs up to six blocks of
-    memory.
+    checks; what comes by a shortcut has none. `strict`: both. Safe to use from several threads; a thread needs up to
+    six blocks of memory.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Decoder:
         pieces: Pieces,
         *,
         fast: bool = False,
+        strict: bool = False,
         shortcut: Callable[[bytes], memoryview | None] = lambda _: None,
         predicted: Predicted | None = None,
         renew: Callable[[bytes], Mapping[bytes, StoredTensor]] | None = None,
@@ -62,6 +63,7 @@ class Decoder:
         self.tensors = dict(tensors)
         self.pieces = pieces
         self._fast = fast
+        self._strict = fast or strict
         self.shortcut = shortcut
         self._predicted = predicted
         self._renew = renew
@@ -146,7 +148,7 @@ class Decoder:
                 checked = False
                 break
             stored = self._stored(tensor, segment, at, self._buffer(3 + len(chain), segment.blocks[at].stored))
-            if (thorough or self._fast) and check_of(stored) != segment.blocks[at].check:
+            if (thorough or self._strict) and check_of(stored) != segment.blocks[at].check:
                 raise DamagedTensorError(
                     tensor.id,
                     f"block {number} of the tensor {tensor.id.hex()[:16]}… was altered in {segment.piece}",

@@ -98,8 +98,14 @@ def forget_file(c: sqlite3.Connection, digest: str) -> None:
 
 
 def flag(c: sqlite3.Connection, ids: Iterable[bytes]) -> None:
-    """These tensors were found damaged: putting a file that has them stores them again."""
-    c.executemany("UPDATE tensors SET damaged = 1 WHERE digest = ?", [(identity,) for identity in ids])
+    """These tensors were found damaged: putting a file that has them stores them again, and these copies of them are
+    never taken again."""
+    rows = [(identity,) for identity in ids]
+    c.executemany("UPDATE tensors SET damaged = 1 WHERE digest = ?", rows)
+    c.executemany(
+        "INSERT OR IGNORE INTO bad_copies SELECT copy FROM tensors WHERE digest = ? AND copy != x''",
+        rows,
+    )
 
 
 def flag_file(c: sqlite3.Connection, digest: str) -> None:

@@ -121,9 +121,8 @@ def missing(c: sqlite3.Connection) -> set[bytes]:
 
 
 def damaged_copies(c: sqlite3.Connection) -> set[bytes]:
-    """The names of copies that lie somewhere and were found damaged."""
-    rows = c.execute("SELECT copy FROM tensors t WHERE damaged AND EXISTS (SELECT 1 FROM segments WHERE tensor = t.id)")
-    return {copy for (copy,) in rows}
+    """The names of copies that were found damaged."""
+    return {copy for (copy,) in c.execute("SELECT copy FROM bad_copies")}
 
 
 def depths(c: sqlite3.Connection, digests: Iterable[bytes]) -> dict[bytes, int]:

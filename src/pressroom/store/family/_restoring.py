@@ -40,11 +40,11 @@ class Piece(NamedTuple):
 class Reader:
     """One held file in parts, as it is now: what a sweep takes later is still read where the place is a directory.
 
-    `fast`: only the stored bytes are checked, not what comes out of them. `shortcuts`: what lies raw in a local file is
-    taken from there.
+    `fast`: only the stored bytes are checked, not what comes out of them. `strict`: both are, and nothing is taken from
+    where it lies raw in a local file besides.
     """
 
-    def __init__(self, parts: Parts, manifest: Manifest, *, fast: bool = False, shortcuts: bool = True) -> None:
+    def __init__(self, parts: Parts, manifest: Manifest, *, fast: bool = False, strict: bool = False) -> None:
         self.manifest = manifest
         self.threads = parts.workers
         self.decoder = decoder_for(
@@ -52,7 +52,7 @@ class Reader:
             parts.index.file_tensors(manifest),
             besides=manifest.digest,
             fast=fast,
-            shortcuts=shortcuts,
+            strict=strict,
         )
 
     def jobs(self) -> Iterator[Piece]:
@@ -136,16 +136,17 @@ def decoder_for(
     *,
     besides: str = "",
     fast: bool = False,
-    shortcuts: bool = True,
+    strict: bool = False,
 ) -> Decoder:
-    """A decoder of these tensors that takes what lies raw in the cache or in a local piece from there."""
+    """A decoder of these tensors. Unless `strict`, it takes what lies raw in the cache or a local piece from there."""
     pieces = Pieces(parts.place)
     pieces.hold(dict.fromkeys(segment.piece for tensor in tensors.values() for segment in tensor.segments))
     return Decoder(
         tensors,
         pieces,
         fast=fast,
-        shortcut=_Shortcuts(parts, tensors, besides) if shortcuts else lambda _: None,
+        strict=strict,
+        shortcut=(lambda _: None) if strict else _Shortcuts(parts, tensors, besides),
         predicted=Predictions(),
         renew=parts.index.again,
     )

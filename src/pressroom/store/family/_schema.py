@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 
 # Not migrated but made anew from what lies in the place: a number up here rebuilds every index.
-VERSION = 1
+VERSION = 2
 # Seconds a writer waits for another one.
 _BUSY_S = 60
 
@@ -24,6 +24,7 @@ CREATE TABLE tensors (
     damaged INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX tensors_first ON tensors (first);
+CREATE TABLE bad_copies (copy BLOB PRIMARY KEY) WITHOUT ROWID;   -- found damaged, wherever they lie now
 CREATE TABLE parents (
     child INTEGER NOT NULL, position INTEGER NOT NULL, parent INTEGER NOT NULL, PRIMARY KEY (child, position)
 ) WITHOUT ROWID;
@@ -47,7 +48,7 @@ CREATE TABLE file_tensors (
 ) WITHOUT ROWID;
 CREATE INDEX file_tensors_tensor ON file_tensors (tensor);
 """
-NAMES = ("pieces", "tensors", "parents", "segments", "layouts", "files", "file_tensors")
+NAMES = ("pieces", "tensors", "bad_copies", "parents", "segments", "layouts", "files", "file_tensors")
 
 
 def connect(path: Path | None) -> sqlite3.Connection:
