@@ -60,8 +60,8 @@ _LABELS = {
     "fast": "Pressroom",
     "small": 'Pressroom, chains = "small"',
     "recipes": "Pressroom, small, told recipes",
-    "differences": "Pressroom, no recipe at all",
-    "differences_small": "Pressroom, small, no recipe at all",
+    "differences": "Pressroom, no recipes",
+    "differences_small": "Pressroom, small, no recipes",
 }
 _TARGETS = {
     "stored_pct": ("<=", 15.0),
