@@ -27,6 +27,17 @@ class Machine:
         return f"{self.processor}, {self.cores} cores, {self.memory_bytes / 1e9:.0f} GB, {self.system}"
 
 
+def is_running(process: int) -> bool:
+    """Whether a process of that number is there, this user's or somebody else's."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def this_machine() -> Machine:
     """Look at the machine; takes some milliseconds."""
     import psutil

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pressroom.kernel import StoreError, Workspace
+from pressroom.kernel.machine import is_running
 from pressroom.registry.base import Version
 from pressroom.store import Store
 
@@ -76,7 +77,7 @@ def leftovers(workspace: Workspace, digests: Collection[str], needed: Collection
     for folder in sorted(workspace.path("cache").iterdir()):
         building = _BUILDING.fullmatch(folder.name)
         if building is not None:
-            if building[1] not in digests or not _runs(int(building[2])):
+            if building[1] not in digests or not is_running(int(building[2])):
                 found.append(folder)
         elif _FOLDER.fullmatch(folder.name):
             idle = needed is not None and folder.name not in needed and time.time() - _used(folder) > _FRESH_S
@@ -90,16 +91,6 @@ def _used(folder: Path) -> float:
         return folder.stat().st_mtime
     except OSError:  # gone this moment
         return time.time()
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
 
 
 def _is_whole(folder: Path, version: Version) -> bool:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pressroom.kernel import DigestMismatchError, Progress, Ref, StoreError, StoreFullError, Workspace
+from pressroom.kernel.disk import sync, sync_directory
 from pressroom.registry._archive_reading import CHUNK, new_hasher
+from pressroom.registry._killed import sweep, under_way
 from pressroom.registry.base import FileEntry, Version
 from pressroom.registry.registry import Registry
 
 # What a run works in; behind the name stands its process.
-_STAGING = re.compile(r"\..+\.(\d{1,9})\.getting")
+_UNDER_WAY = "getting"
 _MOST_NAMES = 3
 
 
@@ -51,9 +51,9 @@ def give_files(workspace: Workspace, ref: Ref | str, directory: Path, *, force: 
     with _said(directory, name):
         made = not directory.exists()
         directory.mkdir(parents=True, exist_ok=True)
-        _sweep(directory)
+        sweep(directory, _UNDER_WAY)
         wanted = _wanted(directory, version, force=force)
-        staging = directory / f".{version.name.replace('/', '--')}-{version.number}.{os.getpid()}.getting"
+        staging = under_way(directory, f"{version.name.replace('/', '--')}-{version.number}", _UNDER_WAY)
         try:
             _room(directory, sum(entry.size for entry in wanted), name)
             done, total = 0, sum(entry.size for entry in wanted)
@@ -66,7 +66,7 @@ def give_files(workspace: Workspace, ref: Ref | str, directory: Path, *, force: 
                 target.parent.mkdir(parents=True, exist_ok=True)
                 (staging / entry.path).replace(target)
             for folder in {directory, *((directory / entry.path).parent for entry in wanted)}:
-                _sync(folder)
+                sync_directory(folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
             if made:
@@ -138,7 +138,7 @@ def _copied(registry: Registry, entry: FileEntry, target: Path) -> Iterator[int]
             read += len(chunk)
             yield len(chunk)
         out.flush()
-        os.fsync(out.fileno())
+        sync(out.fileno())
     if read != entry.size or f"blake3-{hasher.hexdigest()}" != entry.blob:
         raise DigestMismatchError(
             f"{entry.path} is damaged in the store, and is not given",
@@ -176,25 +176,3 @@ def _full(directory: Path, name: str, **facts: int) -> StoreFullError:
         path=str(directory),
         **facts,
     )
-
-
-def _sweep(directory: Path) -> None:
-    """Remove what a run that was killed left."""
-    for left in directory.glob(".*.getting"):
-        found = _STAGING.fullmatch(left.name)
-        if found is None or int(found[1]) == os.getpid():
-            continue
-        try:
-            os.kill(int(found[1]), 0)
-        except ProcessLookupError:
-            shutil.rmtree(left, ignore_errors=True)
-        except PermissionError:
-            continue
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -22,15 +21,17 @@ from pressroom.kernel import (
     StoreFullError,
     Workspace,
 )
+from pressroom.kernel.disk import sync, sync_directory
 from pressroom.registry._archive import LENGTH, MAGIC, TRAILER, header_of
 from pressroom.registry._archive_reading import CHUNK, Archive, exactly, headed, new_hasher, opened, verified
+from pressroom.registry._killed import sweep, under_way
 from pressroom.registry.base import Version
 from pressroom.registry.registry import Registry
 from pressroom.store import Blob
 
 SUFFIX = ".pressroom"
 
-_PARTIAL = re.compile(r"\..+\.(\d{1,9})\.partial")
+_UNDER_WAY = "partial"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,10 +64,10 @@ def export_archive(
     first = versions[-1] if with_parents else versions[0]
     stem = f"{first.name.replace('/', '--')}-{first.number}" + (f"+{len(versions) - 1}" if len(versions) > 1 else "")
     target = directory / f"{stem}{SUFFIX}"
-    partial = directory / f".{stem}.{os.getpid()}.partial"
+    partial = under_way(directory, stem, _UNDER_WAY)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _sweep_partials(directory)
+        sweep(directory, _UNDER_WAY)
         with partial.open("xb") as file:
             hasher = new_hasher()
             done = 0
@@ -77,10 +78,10 @@ def export_archive(
                 workspace.events.emit(Progress(f"writing {target.name}", done, size))
             file.write(hasher.digest())
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         workspace.events.emit(Progress(f"writing {target.name}", size, size))
         partial.replace(target)
-        _sync(directory)
+        sync_directory(directory)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreFullError(
@@ -224,25 +225,3 @@ def _written(registry: Registry, header: bytes, blobs: Sequence[Blob]) -> Iterat
                 hint="`press verify` says which versions have it.",
                 blob=blob.digest,
             )
-
-
-def _sweep_partials(directory: Path) -> None:
-    """Remove what an export that was killed left."""
-    for left in directory.glob(".*.partial"):
-        found = _PARTIAL.fullmatch(left.name)
-        if found is None or int(found[1]) == os.getpid():
-            continue
-        try:
-            os.kill(int(found[1]), 0)
-        except ProcessLookupError:
-            left.unlink(missing_ok=True)
-        except PermissionError:
-            continue
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -9,7 +9,7 @@
 | `_packs`, `_manifests`, `_plain`, `_objects` | what lies in the place |
 | `_index`, `_schema`, `_queries`, `_filling`, `_rebuilding` | the index of that |
 | `_sweeping`, `_checking`, `_costs`, `_parts` | space, damage, figures |
-| `_guard`, `_leases`, `_leftovers` | who may be at work at once, and what killed ones leave |
+| `_guard`, `_leases` | who may be at work at once |
 
 docs/store.md says what it does, docs/store-format.md what the bytes are.
 """

@@ -18,8 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from pressroom.kernel.errors import StoreError, StoreFullError
+from pressroom.store import _temporary
 from pressroom.store.base import is_digest
-from pressroom.store.family import _leftovers as leftovers
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Cache:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._make_room(size)
-            with leftovers.making(self.directory) as (fd, temporary):
+            with _temporary.making(self.directory) as (fd, temporary):
                 os.truncate(fd, size)
                 fill(fd)
                 os.fchmod(fd, 0o444)
@@ -89,7 +89,7 @@ class Cache:
 
     def sweep(self, keep: Callable[[str], bool], *, dry_run: bool = False) -> int:
         """Remove files that `keep` does not want, and what killed makers left; returns the bytes."""
-        freed = leftovers.sweep(self.directory, dry_run=dry_run)
+        freed = _temporary.sweep(self.directory, dry_run=dry_run)
         for digest in self.held():
             if not keep(digest):
                 with suppress(OSError):
@@ -99,7 +99,7 @@ class Cache:
         return freed
 
     def _make_room(self, size: int) -> None:
-        leftovers.sweep(self.directory)
+        _temporary.sweep(self.directory)
         files = []
         for digest in self.held():
             with suppress(OSError):

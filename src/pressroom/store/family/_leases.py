@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pressroom.kernel.errors import LockedError, NotFoundError, StoreError
+from pressroom.kernel.machine import is_running
 from pressroom.store.places.base import Place
 
 PUTS = "leases/"
@@ -81,7 +82,7 @@ def _living(place: Place, folder: str, longest_s: float) -> list[str]:
         try:
             said = json.loads(place.read(name, 0, size))
             own = said["host"] == _host()
-            alive = _runs(int(said["pid"])) if own else time.time() - float(said["at"]) < longest_s
+            alive = is_running(int(said["pid"])) if own else time.time() - float(said["at"]) < longest_s
         except NotFoundError:
             continue
         except (ValueError, KeyError, TypeError):
@@ -99,16 +100,6 @@ def _host() -> str:
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return f"{socket.gethostname()}/{boot}"
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _busy(doing: str, names: list[str]) -> LockedError:

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 from blake3 import blake3
 
+from pressroom.kernel.disk import sync_directory
 from pressroom.kernel.errors import DigestMismatchError, NotFoundError, StoreError
 from pressroom.store._hashing import digest_of, file_digest
 from pressroom.store._receiving import receive
 from pressroom.store.base import Blob, not_held
 from pressroom.store.places.base import Place, Writer
-from pressroom.store.places.file import sync_directory
 
 FOLDER = "blobs/"
 _STEP = 4 << 20

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pressroom.kernel.errors import StoreError, StoreFullError
+from pressroom.store import _temporary
 from pressroom.store._receiving import Block, receive
 from pressroom.store.base import Blob
-from pressroom.store.family import _leftovers as leftovers
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -27,13 +27,13 @@ def spooled(
         StoreFullError: no room; with `size` given this is said before the first byte is written.
         StoreError: the directory cannot be written.
     """
-    leftovers.sweep(directory)
+    _temporary.sweep(directory)
     with _failures(directory, size):
         directory.mkdir(parents=True, exist_ok=True)
         found = os.statvfs(directory)
         if size is not None and found.f_bavail * found.f_frsize < size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        making = leftovers.making(directory)
+        making = _temporary.making(directory)
         fd, path = making.__enter__()
     try:
 

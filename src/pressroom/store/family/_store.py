@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from pressroom.kernel.errors import DigestMismatchError, NotFoundError, StoreError, WeightsError
 from pressroom.kernel.settings import StorageSettings
+from pressroom.store import _temporary
 from pressroom.store._hashing import file_digest
 from pressroom.store._opening import open_regular
 from pressroom.store.base import Blob, Store, Swept, Usage, checked_digest, is_digest, not_held
@@ -223,9 +224,9 @@ class FamilyStore(Store):
     def sweep(self, *, dry_run: bool = False) -> Swept:
         if not self._has_parts():
             return Swept(0, 0)
-        from pressroom.store.family import _leftovers, _sweeping
+        from pressroom.store.family import _sweeping
 
-        freed = _leftovers.sweep(self._home / "spool", dry_run=dry_run)
+        freed = _temporary.sweep(self._home / "spool", dry_run=dry_run)
         freed += self._cached.sweep(lambda digest: self.size(digest) is not None, dry_run=dry_run)
         swept = _sweeping.sweep(self._parts, dry_run=dry_run)
         return Swept(freed + swept.freed, swept.rewritten, swept.kept)

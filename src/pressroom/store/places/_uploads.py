@@ -22,8 +22,8 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from pressroom.kernel.errors import StoreError
+from pressroom.store._temporary import left_over, paths, temporary
 from pressroom.store.places._aws import Account
-from pressroom.store.places._temporary import left_over, paths, temporary
 
 _log = logging.getLogger(__name__)
 

@@ -10,15 +10,15 @@ the kernel lets go; the next one to open the place removes it.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pressroom.kernel.disk import sync, sync_directory
 from pressroom.kernel.errors import NotFoundError, SettingsError, StoreError, StoreFullError
-from pressroom.store.places._temporary import sweep, temporary
+from pressroom.store._temporary import sweep, temporary
 from pressroom.store.places.base import Place, Writer, checked_name
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -222,23 +222,6 @@ class _Writer:
             # one replaces the other.
             if not target.exists():
                 self._path.rename(target)
-
-
-def sync(fd: int) -> None:
-    """Hand the file's bytes to the disk itself."""
-    if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync alone leaves the bytes in the drive's cache
-        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
-    else:
-        os.fsync(fd)
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def make_directory(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files that only their writer knows: locked while it lives, so that what a killed one left is known and removed."""
+"""Files that only their maker knows: locked while it lives, so that what a killed one left is known and removed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _SUFFIX = ".part"
 
 
 def temporary(directory: Path) -> tuple[int, Path]:
-    """A new file, open for reading and writing and locked until its descriptor is closed. Raises OSError."""
+    """A new hidden file, open for reading and writing and locked until its descriptor is closed. Raises OSError."""
     while True:
-        path = directory / f"{uuid.uuid4().hex}{_SUFFIX}"
+        path = directory / f".{uuid.uuid4().hex}{_SUFFIX}"
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
-            # A sweep may have come between the two lines above and taken the file for a dead writer's.
+            # A sweep may have come between the two lines above and taken the file for a dead maker's.
             if os.fstat(fd).st_nlink:
                 return fd, path
         except BaseException:
@@ -34,8 +34,24 @@ def temporary(directory: Path) -> tuple[int, Path]:
 
 
 @contextmanager
+def making(directory: Path) -> Iterator[tuple[int, Path]]:
+    """A file of `temporary` in a directory that is made if it is not there; it is removed unless it was renamed.
+
+    Raises OSError.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    fd, path = temporary(directory)
+    try:
+        yield fd, path
+    finally:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        os.close(fd)
+
+
+@contextmanager
 def left_over(path: Path) -> Iterator[int | None]:
-    """Holds a file of `temporary` whose writer is gone; None where the writer lives, or the file is gone, too.
+    """Holds a file of `temporary` whose maker is gone; None where the maker lives, or the file is gone, too.
 
     Raises OSError.
     """
@@ -60,12 +76,16 @@ def paths(directory: Path) -> list[Path]:
     return list(directory.glob(f"*{_SUFFIX}"))
 
 
-def sweep(directory: Path) -> None:
-    """Remove what killed writers left. What cannot be removed takes room and does no other harm."""
+def sweep(directory: Path, *, dry_run: bool = False) -> int:
+    """Remove what killed makers left; returns the bytes. What cannot be removed takes room and does no other harm."""
+    freed = 0
     for path in paths(directory):
         try:
             with left_over(path) as fd:
                 if fd is not None:
-                    path.unlink(missing_ok=True)
+                    freed += os.fstat(fd).st_blocks * 512
+                    if not dry_run:
+                        path.unlink(missing_ok=True)
         except OSError as error:
             _log.warning("%s is left over and cannot be removed: %s", path, error.strerror)
+    return freed
