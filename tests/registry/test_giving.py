@@ -60,6 +60,24 @@ def test_weights_that_the_store_keeps_in_parts(workspace: Workspace, tmp_path: P
     assert found == {entry.path: (source / entry.path).read_bytes() for entry in version.files}
 
 
+def test_a_file_where_a_folder_should_be_changes_nothing(
+    workspace: Workspace, registry: Registry, tmp_path: Path
+) -> None:
+    make(registry, CONTENT)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub").write_bytes(b"mine")
+    for force in (False, True):
+        with pytest.raises(StoreError, match="is a file, and m:1 has a folder of that name"):
+            give_files(workspace, "m", tmp_path / "out", force=force)
+        assert lying(tmp_path / "out") == {"sub": b"mine"}
+
+
+@pytest.mark.parametrize("paths", [("A.json", "a.json"), ("b", "b/c"), ("é", "e\u0301"), ("x/y/z", "X/Y")])
+def test_files_that_cannot_lie_side_by_side_are_no_version(registry: Registry, paths: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match="side by side"):
+        make(registry, dict.fromkeys(paths, b"x"))
+
+
 def test_what_is_there_is_not_overwritten_unasked(workspace: Workspace, registry: Registry, tmp_path: Path) -> None:
     make(registry, CONTENT)
     give_files(workspace, "m", tmp_path / "out")

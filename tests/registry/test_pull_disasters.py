@@ -173,22 +173,18 @@ def test_a_removal_beside_a_pull_of_the_same_bytes(workspace: Workspace, tmp_pat
     """Whatever the order, what is registered at the end is held."""
     (tmp_path / "m.gguf").write_bytes(gguf_bytes())
     registry = Registry(workspace)
+    began = time.perf_counter()
     pull(workspace, str(tmp_path / "m.gguf"), name="keep-0")
-    stop = threading.Event()
-
-    def collecting() -> None:
-        while not stop.is_set():
-            registry.collect()
-
-    thread = threading.Thread(target=collecting)
-    thread.start()
-    try:
-        for n in range(10):
-            pull(workspace, str(tmp_path / "m.gguf"), name=f"keep-{n + 1}")
-            registry.delete(f"keep-{n}")
-    finally:
-        stop.set()
-        thread.join()
+    takes, chance, gone = time.perf_counter() - began, random.Random(5), []
+    for n in range(20):
+        registry.delete(f"keep-{n}")
+        timer = threading.Timer(chance.uniform(0, takes), lambda: gone.append(registry.collect()))
+        timer.start()
+        pull(workspace, str(tmp_path / "m.gguf"), name=f"keep-{n + 1}")
+        timer.join()
+        (version,) = registry.list()
+        registry.store.verify(version.files[0].blob)
+    assert len(gone) == 20
     (version,) = registry.list()
     registry.store.verify(version.files[0].blob)
 

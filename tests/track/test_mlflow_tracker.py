@@ -304,3 +304,13 @@ def test_without_mlflow_the_command_that_installs_it_is_named(tmp_path: Path, mo
     with pytest.raises(MissingDependencyError, match="mlflow") as error:
         Backend(URL, root=tmp_path).start()
     assert "pressroom[track]" in error.value.hint
+
+
+@pytest.mark.parametrize("text", ["a NUL \0 in it", "half a character \ud800", "both \ud800\0"])
+def test_a_run_ends_whatever_its_error_says(tracker: Backend, text: str) -> None:
+    with pytest.raises(ValueError, match=r"in it|half|both"), tracker.start("odd") as run:
+        run.log_metrics({"loss": 1.0})
+        raise ValueError(text)
+    found = tracker.get(run.id)
+    assert found.status == "failed" and found.metrics["loss"] == 1.0
+    assert found.tags["pressroom.error"].startswith("ValueError: ")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -150,20 +149,15 @@ def _network(workspace: Workspace) -> Finding:
 
 def _server(workspace: Workspace) -> Finding:
     from pressroom.deploy import running_server
+    from pressroom.gateway.server import bind
+    from pressroom.kernel import DeployError
 
     server: ServerInfo | None = running_server(workspace)
     if server is not None:
         return Finding(name="server", state="ok", found=f"runs at {server.url}, process {server.pid}")
     gateway = workspace.settings.gateway
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((gateway.host, gateway.port))
-        except OSError as error:
-            return Finding(
-                name="server",
-                state="fail",
-                found=f"{gateway.host}:{gateway.port} cannot be used: {error.strerror}",
-                todo="End what holds it, or set another port: PRESSROOM_GATEWAY_PORT=8081, or `port` under [gateway].",
-            )
+    try:
+        bind(gateway.host, gateway.port).close()
+    except DeployError as error:
+        return Finding(name="server", state="fail", found=error.message, todo=error.hint)
     return Finding(name="server", state="ok", found=f"none runs; {gateway.host}:{gateway.port} is free")

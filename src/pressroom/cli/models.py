@@ -57,7 +57,6 @@ def pull(
         raise click.UsageError(f"Each --tag is TAG=VALUE, and each TAG is given once; got {' '.join(tags)}.")
     costs: list[Pulled] = []
     with Workspace.open() as workspace, ProgressLines(workspace, quiet=as_json):
-        workspace.keep_reserve()
         workspace.events.subscribe(Pulled, costs.append)
         version = pull_version(
             workspace,

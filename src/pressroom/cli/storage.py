@@ -173,13 +173,13 @@ def export(refs: tuple[str, ...], directory: Path, with_parents: bool, as_json: 
 def import_(file: Path, check: bool, as_json: bool) -> None:
     """Register what a file of `press export` holds, once all of it was verified.
 
-    A version keeps its number where that is free. What is here already is not written again.
+    A version keeps its number where that is above every number its name ever had here, else it gets the next one. What
+    is here already is not written again.
     """
     from pressroom.kernel import Workspace
     from pressroom.registry import import_archive, verify_archive
 
     with Workspace.open() as workspace, ProgressLines(workspace, quiet=as_json):
-        workspace.keep_reserve()
         if check:
             archive = verify_archive(workspace, file)
         else:

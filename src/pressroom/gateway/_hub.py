@@ -189,8 +189,7 @@ class HubExchange:
             return
         sink = self._sink
         if self._broken is not None:
-            self._sink = None
-            self._work(sink.abort, lambda _: None)
+            self._abort_sink()
             self._answered(_error(*self._broken))
         elif len(self._body) >= _BLOCK or (self._body_ended and self._body):
             data, self._body = bytes(self._body), bytearray()
@@ -292,9 +291,7 @@ class HubExchange:
             self._leave(500)
             self._connection.abort()
             return
-        if self._sink is not None:
-            sink, self._sink = self._sink, None
-            self._door_call(sink.abort)
+        self._abort_sink()
         self._answered(answer)
 
     def _leave(self, status: int) -> None:

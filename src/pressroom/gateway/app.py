@@ -101,7 +101,7 @@ class Gateway:
         method = request.method
         posts = method == b"POST"
         headers = request.headers
-        origin = headers.get(b"origin") if posts or method in _CHANGING else None
+        origin = headers.get(b"origin") if method in _CHANGING else None
         refusal = self._guard.refusal(headers.get(b"host"), origin)
         if refusal is not None:
             self._refuse(connection, request_id, refusal)

@@ -101,10 +101,6 @@ class RouteTable:
         """For the gateway: the lane of `name`."""
         return self._lanes.get(name)
 
-    def lanes(self) -> list[Lane]:
-        """For the gateway: every lane."""
-        return list(self._lanes.values())
-
     def enter(self, lane: Lane) -> bool:
         """For the gateway, on the event loop: count one request in; False where `lane` is no longer in the table."""
         lane.load.running += 1

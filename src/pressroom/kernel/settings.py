@@ -75,7 +75,7 @@ class StorageSettings:
         "and slower to restore.",
         choices=("fast", "small"),
     )
-    threads: int = _setting(0, "Threads that encode and decode; 0 takes the cores.", low=0, high=256)
+    threads: int = _setting(0, "Threads that encode and decode; 0 takes the cores, at most four.", low=0, high=256)
     cache_bytes: int = _setting(
         21_474_836_480,
         "Bytes that rebuilt files may take under .pressroom/cache; the longest unused go first.",

@@ -16,7 +16,6 @@ import json
 import math
 import re
 import struct
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -29,6 +28,7 @@ from pressroom.registry.base import (
     Figure,
     FileEntry,
     Version,
+    clashing,
     is_file_path,
     is_version_digest,
     manifest_digest,
@@ -129,9 +129,8 @@ def _version(found: Any) -> Version:
     if parent is not None and not is_version_digest(_text(parent, "parent")):
         raise _lie(f"the parent of {name} is {parent!r}")
     files = tuple(_file(each) for each in _list(fields["files"], "files"))
-    plain = {unicodedata.normalize("NFC", entry.path.casefold()) for entry in files}
-    if not files or len(plain) != len(files):
-        raise _lie(f"{name} has no files, or two of one name where case does not count")
+    if not files or clashing(entry.path for entry in files):
+        raise _lie(f"{name} has no files, or two that cannot lie side by side")
     digest = _text(fields["digest"], "digest")
     if digest != manifest_digest(files):
         raise _lie(f"the files of {name} do not make the digest {digest[:80]!r}")

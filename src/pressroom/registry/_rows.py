@@ -69,8 +69,8 @@ def read_versions(connection: sa.Connection, name: str | None = None) -> list[Ve
     return found
 
 
-def insert_version(connection: sa.Connection, version: Version) -> tuple[int, bool]:
-    """Add the version and its files; returns its number, and whether it is new.
+def insert_version(connection: sa.Connection, version: Version) -> int:
+    """Add the version and its files; returns its number.
 
     Its own number is taken where it is above every number its name had (0: the next one). Equal files under that name
     are the version they were before. Sheet, tags and aliases are not looked at.
@@ -82,7 +82,7 @@ def insert_version(connection: sa.Connection, version: Version) -> tuple[int, bo
     same = (tables.versions.c.name == name) & (tables.versions.c.digest == version.digest)
     known = connection.scalar(sa.select(tables.versions.c.number).where(same))
     if known is not None:
-        return int(known), False
+        return int(known)
     last = connection.scalar(sa.select(tables.names.c.last_number).where(tables.names.c.name == name))
     number = version.number if version.number > (last or 0) else (last or 0) + 1
     if last is None:
@@ -105,7 +105,7 @@ def insert_version(connection: sa.Connection, version: Version) -> tuple[int, bo
         connection.execute(
             tables.files.insert().values(name=name, number=number, path=entry.path, blob=entry.blob, size=entry.size)
         )
-    return number, True
+    return number
 
 
 def remove_version(connection: sa.Connection, version: Version) -> None:

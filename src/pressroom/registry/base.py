@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -137,6 +138,21 @@ def is_file_path(path: str) -> bool:
         and len(path) <= _MOST_PATH
         and all(len(part.encode()) <= _MOST_PART for part in path.split("/"))
     )
+
+
+def clashing(paths: Iterable[str]) -> tuple[str, str] | None:
+    """Two paths that not every file system can hold side by side: of one name where case and the way of writing letters
+    do not count, or of which one is a file and the other lies in a folder of that name. None where there are none."""
+    plain: dict[str, str] = {}
+    folders: dict[str, str] = {}
+    for path in paths:
+        same = unicodedata.normalize("NFC", path.casefold())
+        if same in plain:
+            return plain[same], path
+        plain[same] = path
+        parts = same.split("/")
+        folders.update(("/".join(parts[:depth]), path) for depth in range(1, len(parts)))
+    return next(((path, folders[same]) for same, path in plain.items() if same in folders), None)
 
 
 def is_inner_path(path: str) -> bool:

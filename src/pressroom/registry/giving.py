@@ -94,6 +94,14 @@ def _wanted(directory: Path, version: Version, *, force: bool) -> list[FileEntry
                 hint="Name another directory, or remove the link.",
                 path=str(target.parent),
             )
+        for above in target.relative_to(directory).parents:
+            folder = directory / above
+            if folder.exists() and not folder.is_dir():
+                raise StoreError(
+                    f"{folder} is a file, and {version.name}:{version.number} has a folder of that name",
+                    hint="Name another directory.",
+                    path=str(folder),
+                )
         if target.is_symlink() or target.exists():
             if _same(target, entry):
                 continue

@@ -11,7 +11,6 @@ import re
 import shutil
 import threading
 import time
-import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,7 +36,7 @@ from pressroom.registry._asking import shown as shown_source
 from pressroom.registry._asking import source_called, split
 from pressroom.registry._held import Held, text_digest
 from pressroom.registry._judging import described, judge, judge_kept
-from pressroom.registry.base import KINDS, FileEntry, Version, is_file_path
+from pressroom.registry.base import KINDS, FileEntry, Version, clashing, is_file_path
 from pressroom.registry.registry import Registry
 from pressroom.registry.sources._naming import shown, without_credentials
 from pressroom.registry.sources.base import CONNECTIONS, Fetched, Found, Order
@@ -342,20 +341,18 @@ def _near(registry: Registry, wish: _Wish, fetched: Fetched) -> list[str]:
 
 def _refuse_names(fetched: Fetched) -> None:
     """What one file system can hold and another one, or the database, cannot."""
-    plain: dict[str, str] = {}
     for found in fetched.files:
         if not is_file_path(found.path):
             raise SourceError(
                 f"'{shown(found.path)}' cannot be the name of a file of a version",
                 hint="Rename it: UTF-8 of at most 255 bytes, without '\\', control characters and a drive in front.",
             )
-        same = unicodedata.normalize("NFC", found.path.casefold())
-        if same in plain:
-            raise SourceError(
-                f"'{shown(plain[same])}' and '{shown(found.path)}' are one name where case does not count",
-                hint="Rename or remove one of them: on other machines the one would be taken for the other.",
-            )
-        plain[same] = found.path
+    if clash := clashing(found.path for found in fetched.files):
+        raise SourceError(
+            f"'{shown(clash[0])}' and '{shown(clash[1])}' are one name where case does not count, or one is a file and "
+            "a folder for the other",
+            hint="Rename or remove one of them: on other machines the one would be taken for the other.",
+        )
     if re.search(r"[\ud800-\udfff]", fetched.origin):
         raise SourceError(f"'{shown(fetched.origin)}' is not UTF-8", hint="Rename the folder or the file.")
 

@@ -20,6 +20,7 @@ from pressroom.registry.base import (
     FileEntry,
     Move,
     Version,
+    clashing,
     is_file_path,
     is_version_digest,
     manifest_digest,
@@ -87,8 +88,11 @@ class Registry:
         for entry in files:
             if not is_file_path(entry.path):
                 raise ValueError(f"the path of a file is relative, plain and uses '/'; got {entry.path!r}")
+        if clash := clashing(entry.path for entry in files):
+            raise ValueError(f"{clash[0]!r} and {clash[1]!r} cannot lie side by side on every file system")
         if parent is not None and not is_version_digest(parent):
             raise ValueError(f"a parent is the digest of a version, sha256- and 64 hexadecimal digits; got {parent!r}")
+        self._workspace.keep_reserve()
         tags = dict(tags or {})
         sheet = _rows.checked_figures(figures)
         _rows.checked_words(tags, description, run)
@@ -114,7 +118,7 @@ class Registry:
                         blob=entry.blob,
                     )
             with self._database.begin() as connection:
-                number, _ = _rows.insert_version(connection, made)
+                number = _rows.insert_version(connection, made)
                 _rows.set_figures(connection, name, number, sheet)
                 _rows.set_words(connection, name, number, tags, description or None, run or None)
                 tables.release(connection, (entry.blob for entry in files))

@@ -30,7 +30,7 @@ def prediction(recipe: Recipe, name: str, open_parent: Callable[[int], Parent]) 
     in every later version, or what was stored as the difference from them cannot be read.
 
     Raises:
-        StoreError: this version does not know the operation, or it has other parameters.
+        StoreError: this version does not know the operation.
     """
     from pressroom.store.recipes import predicted
 

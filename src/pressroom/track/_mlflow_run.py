@@ -7,7 +7,8 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,11 +128,13 @@ class MlflowRun(Run):
                 with translated(self._place, run=self.id):
                     self._client.set_terminated(self.id, records.TERMINAL[status])
 
-    def _open(self) -> threading.RLock:
+    @contextmanager
+    def _open(self) -> Iterator[None]:
         """Held while something is added, so that nothing is after the end."""
-        if self._status:
-            raise TrackError(f"the run {self.id} is {self._status}: nothing is added to it", run=self.id)
-        return self._lock
+        with self._lock:
+            if self._status:
+                raise TrackError(f"the run {self.id} is {self._status}: nothing is added to it", run=self.id)
+            yield
 
     def _not_changed(self, texts: Mapping[str, str]) -> None:
         """Raise where a param has another value. What other processes wrote is looked up once it matters."""

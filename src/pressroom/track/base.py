@@ -215,12 +215,19 @@ class Run(ABC):
             return
         status = "killed" if isinstance(error, KeyboardInterrupt) else "failed"
         try:
-            self.tag({"pressroom.error": f"{type(error).__name__}: {error}"[:1000]})
-            self.log_text("".join(traceback.format_exception(error)), "error.txt")
-            self.finish(status)
+            try:
+                self.tag({"pressroom.error": _plain(f"{type(error).__name__}: {error}")[:1000]})
+                self.log_text(_plain("".join(traceback.format_exception(error))), "error.txt")
+            finally:
+                self.finish(status)
         except PressroomError as second:
             # The first error is the one to be seen; that it could not be recorded goes with it.
             error.add_note(f"and the run {self.id} could not be marked as {status}: {second.message}")
+
+
+def _plain(text: str) -> str:
+    """The text without what a database has no room for: NUL, and half a character."""
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
 
 
 class Tracker(ABC):

@@ -84,11 +84,12 @@ class Files:
         """As the registry's, but two who ask at once read it once."""
         with self._lock:
             mine = self._hashing.setdefault(blob, threading.Lock())
-        with mine:
-            found = self._registry.sha256(blob)
-        with self._lock:
-            self._hashing.pop(blob, None)
-        return found
+        try:
+            with mine:
+                return self._registry.sha256(blob)
+        finally:
+            with self._lock:
+                self._hashing.pop(blob, None)
 
     def _known(self, blobs: Iterable[str]) -> dict[str, str]:
         wanted = sorted(set(blobs))

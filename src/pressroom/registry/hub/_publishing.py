@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import unicodedata
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Any
 
 from pressroom.kernel import MalformedWeightsError, NotFoundError, PressroomError, UnsafeWeightsError, Workspace
 from pressroom.registry._judging import described, judge_kept
-from pressroom.registry.base import FileEntry, Version, is_file_path
+from pressroom.registry.base import FileEntry, Version, clashing, is_file_path
 from pressroom.registry.hub._card import MOST_CARD, base_models, front_matter, kind_of
 from pressroom.registry.hub._refusals import bad_request
 from pressroom.registry.hub._repositories import Repositories, Repository, name_of
@@ -246,18 +245,12 @@ def _applied(push: Push, before: Mapping[str, FileEntry], put: Mapping[str, File
 
 def _check_together(files: Mapping[str, FileEntry]) -> None:
     """Refuse what one file system can hold and another cannot."""
-    plain: dict[str, str] = {}
-    folders: dict[str, str] = {}
-    for path in files:
-        same = unicodedata.normalize("NFC", path.casefold())
-        if same in plain:
-            raise bad_request(f"{plain[same]!r} and {path!r} are one name where case does not count", "Rename one.")
-        plain[same] = path
-        parts = same.split("/")
-        folders.update(("/".join(parts[:depth]), path) for depth in range(1, len(parts)))
-    for same, path in plain.items():
-        if same in folders:
-            raise bad_request(f"{path!r} is a file, and a folder in {folders[same]!r}", "Rename one.")
+    if clash := clashing(files):
+        raise bad_request(
+            f"{clash[0]!r} and {clash[1]!r} are one name where case does not count, or one is a file and a folder for "
+            "the other",
+            "Rename one.",
+        )
 
 
 def _plain(text: str) -> str:

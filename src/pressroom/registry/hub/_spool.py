@@ -62,9 +62,10 @@ class Spool:
         return self._dir / f"{uuid.uuid4().hex}.part"
 
     def folder(self, kind: str) -> Path:
-        """A new empty folder; the caller removes it."""
+        """A new empty folder; the caller removes it. Raises as `writing`."""
         folder = self._dir / f"{kind}-{uuid.uuid4().hex}"
-        folder.mkdir()
+        with self.writing():
+            folder.mkdir()
         return folder
 
     def keep(self, part: Path, sha256: str) -> None:

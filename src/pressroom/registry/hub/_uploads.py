@@ -41,7 +41,11 @@ _CHUNK = 4 << 20
 @dataclass(slots=True)
 class Upload:
     """A file that is being sent, or may be. `etags` are of the parts that came; `hasher` has seen `hashed` bytes from
-    the beginning on."""
+    the beginning on, and nobody has written to these since.
+
+    `turns` says who may write a part: the one who began last, so that what a cut request still had on its way never
+    comes over what was sent again. `lock` guards all of this, and every write.
+    """
 
     sha256: str
     size: int
@@ -51,6 +55,9 @@ class Upload:
     etags: dict[int, str] = field(default_factory=dict)
     hasher: Any = field(default_factory=hashlib.sha256)
     hashed: int = 0
+    turns: dict[int, object] = field(default_factory=dict)
+    closed: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def parts(self) -> int:
@@ -103,18 +110,25 @@ class Uploads:
             if isinstance(parts, list)
             else {}
         )
-        with self._lock:
-            came = dict(upload.etags)
-        if not upload.part or set(came) != set(range(1, upload.parts + 1)) or said != came:
-            raise bad_request("not every part of the file came as it is told", "Push again.")
-        found = _hashed(upload)
-        self._keep(token, upload, found)
+        with upload.lock:
+            came = upload.etags
+            if not upload.part or set(came) != set(range(1, upload.parts + 1)) or said != came:
+                raise bad_request("not every part of the file came as it is told", "Push again.")
+            upload.closed = True  # what is hashed from here on is what is kept
+        self.keep(token, upload, upload.path, _hashed(upload))
         return _json({"success": True})
 
-    def keep_whole(self, token: str, upload: Upload, path: Path, found: str) -> None:
-        if path != upload.path:
-            path.replace(upload.path)
-        self._keep(token, upload, found)
+    def keep(self, token: str, upload: Upload, path: Path, found: str) -> None:
+        """End the upload with the file at `path`, whose SHA-256 is `found`. Raises DigestMismatchError."""
+        with self._lock:
+            self._open.pop(token, None)
+        if found != upload.sha256:
+            path.unlink(missing_ok=True)
+            raise DigestMismatchError(
+                f"the bytes have SHA-256 {found}, and {upload.sha256} was declared",
+                hint="The file changed while it was sent, or was altered on its way: push again.",
+            )
+        self._spool.keep(path, found)
 
     def close(self) -> None:
         with self._lock:
@@ -167,17 +181,6 @@ class Uploads:
                 return upload
         raise HubError(404, "there is no such upload any more", hint="Push again: what is missing is then asked for.")
 
-    def _keep(self, token: str, upload: Upload, found: str) -> None:
-        with self._lock:
-            self._open.pop(token, None)
-        if found != upload.sha256:
-            upload.path.unlink(missing_ok=True)
-            raise DigestMismatchError(
-                f"the bytes have SHA-256 {found}, and {upload.sha256} was declared",
-                hint="The file changed while it was sent, or was altered on its way: push again.",
-            )
-        self._spool.keep(upload.path, found)
-
 
 class _Whole(Sink):
     """A file that comes in one request, into a file of its own: a client that is cut may send it again at once."""
@@ -207,7 +210,7 @@ class _Whole(Sink):
         if self._size != self._upload.size:
             raise bad_request(f"{self._upload.size} bytes were declared, and {self._size} came", "Push again.")
         self._file.close()
-        self._uploads.keep_whole(self._token, self._upload, self._path, self._hasher.hexdigest())
+        self._uploads.keep(self._token, self._upload, self._path, self._hasher.hexdigest())
         return Answer(headers={"etag": f'"{self._upload.sha256}"'})
 
     def abort(self) -> None:
@@ -225,15 +228,21 @@ class _Part(Sink):
         self._at = self._start = (number - 1) * upload.part
         self._end = min(self._start + upload.part, upload.size)
         self._etag = blake3.blake3()
-        # Parts come in order as a rule: then the file is hashed while it comes, and not read again.
-        self._hasher = upload.hasher.copy() if upload.hashed == self._start else None
         with spool.writing():
             self._fd = os.open(upload.path, os.O_WRONLY | os.O_CREAT, 0o600)
+        with upload.lock:
+            upload.turns[number] = self
+            upload.etags.pop(number, None)
+            if self._start < upload.hashed:
+                upload.hasher, upload.hashed = hashlib.sha256(), 0  # sent again: it may be other bytes
+            # Parts come in order as a rule: then the file is hashed while it comes, and not read again.
+            self._hasher = upload.hasher.copy() if upload.hashed == self._start else None
 
     def write(self, data: bytes) -> None:
         if self._at + len(data) > self._end:
             raise too_large(f"the part is over {self._end - self._start} bytes")
-        with self._spool.writing():
+        with self._upload.lock, self._spool.writing():
+            self._check_turn()
             _write_all(self._fd, data, self._at)
         self._at += len(data)
         self._etag.update(data)
@@ -244,13 +253,17 @@ class _Part(Sink):
         if self._at != self._end:
             raise bad_request(f"the part has {self._end - self._start} bytes, and {self._at - self._start} came")
         etag = f'"{self._etag.hexdigest(16)}"'
-        if self._hasher is not None and self._upload.hashed == self._start:
-            self._upload.hasher, self._upload.hashed = self._hasher, self._end
-        elif self._start < self._upload.hashed:
-            self._upload.hasher, self._upload.hashed = hashlib.sha256(), 0  # sent again: it may be other bytes
-        self._upload.etags[self._number] = etag
+        with self._upload.lock:
+            self._check_turn()
+            if self._hasher is not None and self._upload.hashed == self._start:
+                self._upload.hasher, self._upload.hashed = self._hasher, self._end
+            self._upload.etags[self._number] = etag
         self.abort()
         return Answer(headers={"etag": etag})
+
+    def _check_turn(self) -> None:
+        if self._upload.closed or self._upload.turns[self._number] is not self:
+            raise HubError(409, "this part is being sent anew, or the file is complete", hint="Push again.")
 
     def abort(self) -> None:
         fd, self._fd = self._fd, -1

@@ -130,6 +130,7 @@ class Xet:
             session = self._sessions.get(key)
             if session is not None:
                 session.used = time.monotonic()
+                self._sessions.move_to_end(key)
         given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
         if session is None or not hmac.compare_digest(session.token.encode(), given.encode()):
             raise HubError(401, "there is no such session any more", hint="Push again.")

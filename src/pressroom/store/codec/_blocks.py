@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ _GROUP = 32
 _FAR = 0.5
 _SOON = 4096
 
+_loading = threading.Lock()
 _chosen: _native.Kernel | str | None = "auto"
 
 
@@ -138,9 +140,10 @@ def codec_name(stored: Any) -> str:
 
 def kernel() -> _native.Kernel | None:
     """The kernel that this process uses, None for NumPy's path: for what else has the same bytes by both."""
-    if isinstance(_chosen, str):
+    if not isinstance(_chosen, str):
+        return _chosen
+    with _loading:  # of the threads that come first one compiles it
         return _native.load()
-    return _chosen
 
 
 def _aligned(data: Array) -> Array:

@@ -91,7 +91,7 @@ class Kernel:
         return strange == 0
 
     def _scratch(self, n: int) -> tuple[Array, Array, Array, Array]:
-        """Three times n + 64 values of 16 bits, and 2 n bytes; kept by the thread, and the tables with them."""
+        """Three times n + 128 values of 16 bits, and 2 n bytes; kept by the thread, and the tables with them."""
         own = self._own
         if getattr(own, "room", -1) < n:
             own.tables = np.empty(self._tables, np.uint8)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pressroom.kernel.errors import StoreError, StoreFullError
 from pressroom.store import _temporary
+from pressroom.store._room import FULL, free_bytes
 from pressroom.store.base import is_digest
 
 _log = logging.getLogger(__name__)
@@ -117,11 +118,10 @@ class Cache:
             raise self._full(size, free)
 
     def _free(self) -> int:
-        found = os.statvfs(self.directory)
-        return found.f_bavail * found.f_frsize
+        return free_bytes(self.directory)
 
     def _failed(self, error: OSError, size: int) -> StoreError:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             return self._full(size, self._free())
         return StoreError(
             f"the file cannot be rebuilt in {self.directory}: {error.strerror or error}",

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import repeat
 
 from blake3 import blake3
 
-from pressroom.kernel.errors import DigestMismatchError, StoreError
+from pressroom.kernel.errors import DigestMismatchError, NotFoundError, StoreError
 from pressroom.store._hashing import digest_of
 from pressroom.store.family import _filling as filling
+from pressroom.store.family import _plain as plain
 from pressroom.store.family import _queries as queries
 from pressroom.store.family._decoding import DamagedTensorError
 from pressroom.store.family._manifests import BadManifestError, Manifest, whole_name_of
-from pressroom.store.family._objects import CHECK
+from pressroom.store.family._objects import StoredTensor, check_of
 from pressroom.store.family._packs import BadPackError, read_footer
 from pressroom.store.family._parts import Parts
 from pressroom.store.family._rebuilding import read_manifest
-from pressroom.store.family._restoring import Reader, run
+from pressroom.store.family._restoring import Reader
 
 _log = logging.getLogger(__name__)
 
-_STEP = 4 << 20
 _SHOWN = 3
 
 
@@ -125,36 +126,36 @@ def _in_parts(parts: Parts, manifest: Manifest) -> _Damage | None:
     damage = _Damage()
     gaps = iter(reader.gaps())
     hasher = blake3()
-    for _, length, number in manifest.parts():
-        if number is None:
-            hasher.update(next(gaps)[1])
-            continue
-        info, identity = manifest.tensors[number], manifest.ids[number]
-        if not length:
-            continue
+
+    def work(tensor: StoredTensor, name: str, block: int) -> bytearray:
+        out = bytearray(tensor.span(block)[1])
         try:
-            tensor = reader.decoder.tensor(identity)
+            reader.decoder.block(tensor.id, block, memoryview(out))
         except DamagedTensorError as error:
-            damage.add(f"{error.message} ({info.name!r})", identity=identity, name=info.name)
-            continue
-        if tensor.nbytes != length:
-            damage.add(f"{info.name!r} has another length", identity=identity, name=info.name)
-            continue
-        for first in range(0, tensor.count, parts.workers):
-            numbers = range(first, min(first + parts.workers, tensor.count))
-            made: dict[int, bytearray] = {}
+            damage.add(f"{error.message} ({name!r})", piece=error.piece, identity=error.id, name=name)
+        return out
 
-            def work(block: int, *, identity: bytes = identity, info: Any = info, made: Any = made) -> None:
-                out = bytearray(reader.decoder.tensor(identity).span(block)[1])
-                try:
-                    reader.decoder.block(identity, block, memoryview(out))
-                except DamagedTensorError as error:
-                    damage.add(f"{error.message} ({info.name!r})", piece=error.piece, identity=error.id, name=info.name)
-                made[block] = out
-
-            run(iter(numbers), work, min(parts.workers, len(numbers)))
-            for block in numbers:
-                hasher.update(made[block])
+    # One pool for all of it: each of its threads has memory of its own to decode in.
+    with ThreadPoolExecutor(parts.workers) as pool:
+        for _, length, number in manifest.parts():
+            if number is None:
+                hasher.update(next(gaps)[1])
+                continue
+            info, identity = manifest.tensors[number], manifest.ids[number]
+            if not length:
+                continue
+            try:
+                tensor = reader.decoder.tensor(identity)
+            except DamagedTensorError as error:
+                damage.add(f"{error.message} ({info.name!r})", identity=identity, name=info.name)
+                continue
+            if tensor.nbytes != length:
+                damage.add(f"{info.name!r} has another length", identity=identity, name=info.name)
+                continue
+            for first in range(0, tensor.count, parts.workers):
+                numbers = range(first, min(first + parts.workers, tensor.count))
+                for out in pool.map(work, repeat(tensor), repeat(info.name), numbers):
+                    hasher.update(out)
     reader.decoder.pieces.close()
     if damage.words:
         return damage
@@ -168,15 +169,12 @@ def _in_parts(parts: Parts, manifest: Manifest) -> _Damage | None:
 def _whole(parts: Parts, manifest: Manifest) -> _Damage | None:
     piece = whole_name_of(manifest.digest)
     damage = _Damage()
-    size = parts.place.size(piece)
-    if size is None:
+    try:
+        damage.found, size = plain.digest(parts.place, piece)
+    except NotFoundError:
         damage.add(f"the piece {piece} is missing", piece=piece)
         damage.ids.update(i for i, t in zip(manifest.ids, manifest.tensors, strict=True) if t.nbytes)
         return damage
-    hasher = blake3()
-    for at in range(0, size, _STEP):
-        hasher.update(parts.place.read(piece, at, min(_STEP, size - at)))
-    damage.found = digest_of(hasher)
     if damage.found == manifest.digest:
         return None
     damage.add(f"the bytes of {piece} changed: they are {damage.found} now ({size} bytes)", piece=piece)
@@ -184,7 +182,7 @@ def _whole(parts: Parts, manifest: Manifest) -> _Damage | None:
         segment = tensor.segments[0]
         for start, block in zip(segment.starts, segment.blocks, strict=False):
             end = start + block.stored
-            if end > size or blake3(parts.place.read(piece, start, block.stored)).digest()[:CHECK] != block.check:
+            if end > size or check_of(parts.place.read(piece, start, block.stored)) != block.check:
                 damage.ids.add(tensor.id)
     damage.names = [t.name for t, i in zip(manifest.tensors, manifest.ids, strict=True) if i in damage.ids]
     return damage

@@ -45,8 +45,8 @@ class Decoder:
     decoder, checked=)` what its recipe says. `renew(id)` looks for a tensor again whose pack is gone.
 
     What comes out is held against its digest; with `fast`, not where all of the stored bytes were held against their
-    checks; what comes by a shortcut has none. `strict`: both. Safe to use from several threads; a thread needs up to
-    six blocks of memory.
+    checks; what comes by a shortcut has none. `strict`: both. Safe to use from several threads; a thread needs a
+    few blocks of memory.
     """
 
     def __init__(
@@ -127,14 +127,14 @@ class Decoder:
         """Down the chain until a block needs nothing or is at hand, then up again, between two buffers. `thorough`: by
         no shortcut, and all that is read is held against its check.
 
-        Returns whether that can be said of every byte, or would not be asked for.
+        Returns whether every byte that was read was held against the check of what was stored.
         """
         chain: list[tuple[StoredTensor, Any]] = []
         parent: memoryview | None = None
         start, length = tensor.span(number)
-        first = checked = True
+        checked = thorough or self._strict
         while True:
-            if not first and not thorough:
+            if chain and not thorough:
                 whole = self.shortcut(tensor.id)
                 if whole is not None:
                     parent, checked = whole[start : start + length], False
@@ -147,7 +147,8 @@ class Decoder:
                     return False
                 checked = False
                 break
-            stored = self._stored(tensor, segment, at, self._buffer(3 + len(chain), segment.blocks[at].stored))
+            stored = self._buffer(3 + len(chain), segment.blocks[at].stored)
+            self._read_into(tensor, segment, at, stored)
             if (thorough or self._strict) and check_of(stored) != segment.blocks[at].check:
                 raise DamagedTensorError(
                     tensor.id,
@@ -178,7 +179,6 @@ class Decoder:
             tensor = self.tensor(tensor.parents[0])
             if tensor.span(number)[1] != length:
                 raise DamagedTensorError(tensor.id, f"the tensor {tensor.id.hex()[:16]}… has blocks of another length")
-            first = False
         # Of two buffers one is read from while the other is written to.
         for level, (above, stored) in enumerate(reversed(chain)):
             target = out if level == len(chain) - 1 else self._buffer(1 + level % 2, length)
@@ -223,10 +223,6 @@ class Decoder:
             f"block {number} of the tensor {tensor.id.hex()[:16]}… does not decode: {error.message}",
             piece=self._located(tensor, number)[0].piece,
         )
-
-    def _stored(self, tensor: StoredTensor, segment: Segment, at: int, out: memoryview) -> memoryview:
-        self._read_into(tensor, segment, at, out)
-        return out
 
     def _read_into(self, tensor: StoredTensor, segment: Segment, at: int, out: memoryview) -> None:
         try:

@@ -26,15 +26,19 @@ def name_of(digest: str) -> str:
 def put(place: Place, writer: Writer, chunks: Iterable[bytes], *, expected: str | None, size: int | None) -> Blob:
     """Keep the bytes through the writer, as `Store.put` says."""
     blob = receive(chunks, expected=expected, size=size, write=writer.write)
-    name = name_of(blob.digest)
-    if place.size(name) is None:
-        writer.commit(name)
-    elif is_right(place, name, blob.digest):
-        settle(place, name)
-    else:
-        place.delete(name)
-        writer.commit(name)
+    keep(place, writer, name_of(blob.digest), blob.digest)
     return blob
+
+
+def keep(place: Place, writer: Writer, name: str, wanted: str) -> None:
+    """Give what was written its name, unless the right bytes have it: others may be reading these, or be told from
+    them."""
+    if place.size(name) is not None:
+        if is_right(place, name, wanted):
+            settle(place, name)
+            return
+        place.delete(name)
+    writer.commit(name)
 
 
 def settle(place: Place, name: str) -> None:

@@ -87,7 +87,7 @@ class _Watched(Mapping[str, Tensor]):
 
 
 class Predictions:
-    """Foretells stored tensors again. Safe to use from several threads; the last few results are kept, and of what they
+    """Foretells stored tensors again. Safe to use from several threads; the last two results are kept, and of what they
     are told from the last two, where these are of less than 16 MiB.
     """
 

@@ -40,8 +40,8 @@ class Piece(NamedTuple):
 class Reader:
     """One held file in parts, as it is now: what a sweep takes later is still read where the place is a directory.
 
-    `fast`: only the stored bytes are checked, not what comes out of them. `strict`: both are, and nothing is taken from
-    where it lies raw in a local file besides.
+    `fast`: what comes out is not held against its digest where all stored bytes were held against their checks.
+    `strict`: both are, and nothing is taken from where it lies raw in a local file besides.
     """
 
     def __init__(self, parts: Parts, manifest: Manifest, *, fast: bool = False, strict: bool = False) -> None:

@@ -48,7 +48,6 @@ CREATE TABLE file_tensors (
 ) WITHOUT ROWID;
 CREATE INDEX file_tensors_tensor ON file_tensors (tensor);
 """
-NAMES = ("pieces", "tensors", "bad_copies", "parents", "segments", "layouts", "files", "file_tensors")
 
 
 def connect(path: Path | None) -> sqlite3.Connection:

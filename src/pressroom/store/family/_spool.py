@@ -11,9 +11,8 @@ from pathlib import Path
 from pressroom.kernel.errors import StoreError, StoreFullError
 from pressroom.store import _temporary
 from pressroom.store._receiving import Block, receive
+from pressroom.store._room import FULL, free_bytes
 from pressroom.store.base import Blob
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -30,8 +29,7 @@ def spooled(
     _temporary.sweep(directory)
     with _failures(directory, size):
         directory.mkdir(parents=True, exist_ok=True)
-        found = os.statvfs(directory)
-        if size is not None and found.f_bavail * found.f_frsize < size:
+        if size is not None and free_bytes(directory) < size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         making = _temporary.making(directory)
         fd, path = making.__enter__()
@@ -53,14 +51,13 @@ def _failures(directory: Path, size: int | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in FULL:
             raise StoreError(
                 f"{directory} cannot be written: {error.strerror or error}",
                 hint="Check that it may be written by this user.",
                 path=str(directory),
             ) from error
-        found = os.statvfs(directory)
-        free = found.f_bavail * found.f_frsize
+        free = free_bytes(directory)
         needed = f", and {size} are needed" if size is not None else ""
         raise StoreFullError(
             f"{directory} is full: {free} bytes are free{needed}",

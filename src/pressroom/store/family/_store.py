@@ -101,8 +101,8 @@ class FamilyStore(Store):
         return _opened(path, digest)
 
     def path(self, digest: str, *, fast: bool = False) -> Path:
-        """As `Store.path`. What is stored in parts is rebuilt once into the cache; with `fast` only the stored bytes
-        are checked then, and not what comes out of them.
+        """As `Store.path`. What is stored in parts is rebuilt once into the cache; with `fast`, what comes out is not
+        held against its digest where all of the stored bytes were held against their checks.
         """
         name = plain.name_of(checked_digest(digest))
         size = self._place.size(name)

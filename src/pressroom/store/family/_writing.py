@@ -109,18 +109,20 @@ def _in_parts(parts: Parts, source: Source, wish: Wish, draft: Manifest, adder: 
         adder.drain()
         digest = _checked(source, wish, hasher)
         if is_sound(parts, digest):
-            return Blob(digest, source.size)  # somebody else has put it meanwhile
+            return _put_by_another(parts, digest, source)
         packs = adder.finish()
-        manifest = Manifest(
-            digest=digest, size=source.size, format=draft.format, tensors=draft.tensors, ids=adder.ids,
-            gaps=bytes(gaps), whole=False, probe=draft.probe, sketch=draft.sketch,
-        )  # fmt: skip
+        manifest = replace(draft, digest=digest, ids=adder.ids, gaps=bytes(gaps))
 
         def commit() -> None:
             parts.index.commit(packs, adder.stored, manifest)
             adder.kept()  # from here on another process may tell its tensors from these
 
         _announce(parts, manifest, commit)
+    return Blob(digest, source.size)
+
+
+def _put_by_another(parts: Parts, digest: str, source: Source) -> Blob:
+    plain.settle(parts.place, manifests.name_of(digest))
     return Blob(digest, source.size)
 
 
@@ -142,17 +144,10 @@ def _whole(parts: Parts, source: Source, wish: Wish, draft: Manifest) -> Blob:
                 blocks.append((step, b"".join(digests)))
         digest = _checked(source, wish, hasher)
         if is_sound(parts, digest):
-            return Blob(digest, source.size)
+            return _put_by_another(parts, digest, source)
         name = manifests.whole_name_of(digest)
-        manifest = Manifest(
-            digest=digest, size=source.size, format=draft.format, tensors=draft.tensors, ids=tuple(ids), gaps=b"",
-            whole=True, probe=draft.probe, sketch=draft.sketch, blocks=tuple(blocks),
-        )  # fmt: skip
-        if parts.place.size(name) is None:
-            writer.commit(name)
-        elif not plain.is_right(parts.place, name, digest):  # else others may be told from it: it must not be gone once
-            parts.place.delete(name)
-            writer.commit(name)
+        manifest = replace(draft, digest=digest, ids=tuple(ids), whole=True, blocks=tuple(blocks))
+        plain.keep(parts.place, writer, name, digest)
     parts.place.put(name + manifests.TABLE, manifests.pack_manifest(replace(manifest, sketch=b"")))
     stored, piece = list(manifest.stored_tensors()), Stored(name, source.size, manifest.tensor_bytes)
     _announce(parts, manifest, lambda: parts.index.commit([piece], stored, manifest))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import IO, TypeAlias
 
 from pressroom.kernel.errors import StoreError, StoreFullError
+from pressroom.store._room import free_bytes
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -34,10 +34,10 @@ class Spool:
         if size <= self._in_memory:
             return
         try:
-            found = os.statvfs(self._directory)
+            free = free_bytes(self._directory)
         except OSError as error:
             raise self._failed(error) from error
-        if (free := found.f_bavail * found.f_frsize) < size:
+        if free < size:
             raise StoreFullError(
                 f"{self._directory} has {free / 1e9:.3g} GB free, and {size / 1e9:.3g} GB are needed on the way to the "
                 "bucket",

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pressroom.kernel.disk import sync, sync_directory
 from pressroom.kernel.errors import NotFoundError, SettingsError, StoreError, StoreFullError
+from pressroom.store._room import FULL, free_bytes
 from pressroom.store._temporary import sweep, temporary
 from pressroom.store.places.base import Place, Writer, checked_name
 
@@ -143,12 +144,8 @@ class Backend(Place):
         finally:
             os.close(fd)
 
-    def _free(self) -> int:
-        found = os.statvfs(self._tmp)
-        return found.f_bavail * found.f_frsize
-
     def _room_for(self, size: int | None) -> None:
-        if size is not None and (free := self._free()) < size:
+        if size is not None and (free := free_bytes(self._tmp)) < size:
             raise StoreFullError(
                 f"{self.directory} has {_human(free)} free, and {_human(size)} are needed",
                 hint="Make room, remove a model with `press rm`, or point the setting `store` to a larger disk.",
@@ -165,8 +162,8 @@ class Backend(Place):
             raise self._failed(error, size) from error
 
     def _failed(self, error: OSError, size: int | None = None) -> StoreError:
-        if error.errno in _FULL:
-            free = self._free() if self._tmp.is_dir() else 0
+        if error.errno in FULL:
+            free = free_bytes(self._tmp)
             needed = f"; {_human(size)} are needed" if size is not None else ""
             return StoreFullError(
                 f"{self.directory} is full ({_human(free)} free{needed}): {error.strerror}",
