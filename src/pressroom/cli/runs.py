@@ -179,6 +179,7 @@ def link(run_id: str, ref: str, as_json: bool) -> None:
 @common
 def ui(port: int, as_json: bool) -> None:
     """MLflow's own pages on the same runs and versions, until Ctrl-C. Only this machine can open them."""
+    from pressroom.gateway.server import bind
     from pressroom.kernel import PortInUseError, SettingsError, Workspace
     from pressroom.track import TrackError, open_tracker
 
@@ -195,8 +196,12 @@ def ui(port: int, as_json: bool) -> None:
                 f"the runs are on the server {workspace.settings.tracking}",
                 hint="Open that address: its pages show them.",
             )
-    if _taken(port):
-        raise PortInUseError(f"port {port} on 127.0.0.1 is taken", hint="Choose another one with --port.", port=port)
+    try:
+        bind("127.0.0.1", port).close()
+    except PortInUseError as error:
+        raise PortInUseError(
+            f"port {port} on 127.0.0.1 is taken", hint="Choose another one with --port.", port=port
+        ) from error
     if as_json:
         print_json({"url": url, "pid": os.getpid()})
     else:
@@ -204,18 +209,6 @@ def ui(port: int, as_json: bool) -> None:
     sys.stdout.flush()
     # In the place of this process: signals reach the server, and nothing is left behind when it ends.
     os.execve(command[0], command, {**os.environ, **environment})  # noqa: S606  arguments as a list, no shell
-
-
-def _taken(port: int) -> bool:
-    import socket
-
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-    return False
 
 
 def _drawn(found: Comparison) -> str:

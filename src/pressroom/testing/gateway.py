@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from pressroom.gateway import Gateway, Route, RouteTable, serve
 from pressroom.kernel import GatewaySettings
+from pressroom.registry.hub.base import HubService
 
 __all__ = ["GatewayThread"]
 
@@ -22,12 +23,16 @@ class GatewayThread:
     """Serves `routes` while entered: `url` and `port` say where, `on_loop` looks inside, `stop` ends it."""
 
     def __init__(
-        self, *routes: Route, settings: GatewaySettings | None = None, ready: Callable[[], bool] | None = None
+        self,
+        *routes: Route,
+        settings: GatewaySettings | None = None,
+        ready: Callable[[], bool] | None = None,
+        hub: HubService | None = None,
     ) -> None:
         self.routes = RouteTable()
         for route in routes:
             self.routes.set(route)
-        self.gateway = Gateway(settings or GatewaySettings(), self.routes, ready=ready)
+        self.gateway = Gateway(settings or GatewaySettings(), self.routes, ready=ready, hub=hub)
         self.url = ""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None

@@ -5,31 +5,24 @@ Clients read HF_ENDPOINT and the like once, when they are imported: a process of
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import subprocess
 import sys
 import textwrap
-import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import uvloop
 from huggingface_hub import HfApi
 
-from pressroom.gateway import Gateway, RouteTable, serve
 from pressroom.kernel import GatewaySettings, Keys, Workspace
 from pressroom.registry import FileEntry, Registry, Version
 from pressroom.registry.hub import Hub
+from pressroom.testing.gateway import GatewayThread
 
-_START_S = 30.0
 
-
-class HubServer:
+class HubServer(GatewayThread):
     """Serves the hub of a workspace while entered."""
 
     def __init__(self, workspace: Workspace, *, host: str = "127.0.0.1") -> None:
@@ -37,18 +30,7 @@ class HubServer:
         self.registry = Registry(workspace)
         self.keys = Keys(workspace)
         self.hub = Hub(workspace)
-        self.routes = RouteTable()
-        self.gateway = Gateway(GatewaySettings(), self.routes, hub=self.hub)
-        self.url = ""
-        self._host = host
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
-        self._started: Future[str] = Future()
-        self._thread = threading.Thread(target=self._run, name="hub-server", daemon=True)
-
-    @property
-    def port(self) -> int:
-        return int(self.url.rpartition(":")[2])
+        super().__init__(settings=GatewaySettings(host=host, drain_s=1.0), hub=self.hub)
 
     def key(self, *rights: str, name: str = "tester") -> str:
         """The secret of a new key."""
@@ -69,38 +51,6 @@ class HubServer:
     def spooled(self) -> list[str]:
         """What lies in the spool."""
         return sorted(path.name for path in (self.workspace.dir / "tmp" / "hub").iterdir())
-
-    def __enter__(self) -> HubServer:
-        self._thread.start()
-        self.url = self._started.result(_START_S)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """End it; nothing happens where it has ended."""
-        if self._loop is not None and self._stop is not None and self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(self._serve())
-        except BaseException as error:
-            if self._started.done():
-                raise
-            self._started.set_exception(error)
-
-    async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
-        await serve(
-            self.gateway, host=self._host, port=0, drain_s=1.0, started=self._started.set_result, stop=self._stop
-        )
 
 
 class Tool:
