@@ -37,7 +37,7 @@ def refused(engine: ProcessEngine) -> EngineStartError:
 def test_the_report_becomes_the_endpoint(scripted: Make, tmp_path: Path) -> None:
     engine = scripted(context=77, slots=3)
     endpoint = engine.start()
-    assert (endpoint.context, endpoint.version, endpoint.details) == (77, "1", {"slots": 3})
+    assert (endpoint.context, endpoint.slots, endpoint.version, endpoint.details) == (77, 3, "1", {})
     assert endpoint.url == f"http://127.0.0.1:{endpoint.port}"
     assert engine.health().state is State.READY
     while "and so does this" not in (tmp_path / "engine.log").read_text():

@@ -44,6 +44,8 @@ class Capabilities:
     logprobs: bool = False
     json_schema: bool = False
     tools: bool = False
+    #: Several answers (`n`) and several prompts to one request, with the tokens of all of them in `usage`.
+    several: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,13 +68,17 @@ class EngineSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Endpoint:
-    """Where a started engine answers, and what it came up with. `context` in tokens a request (0: not known)."""
+    """Where a started engine answers, and what it came up with. `context` in tokens a request and `slots` in requests
+    it works on at once (0: not known). `capabilities` are set where they depend on the model it loaded, and then stand
+    in for those of its class."""
 
     host: str
     port: int
     pid: int
     context: int = 0
+    slots: int = 0
     version: str = ""
+    capabilities: Capabilities | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -82,7 +88,7 @@ class Endpoint:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Health:
-    """`memory_bytes` and `peak_memory_bytes` are of the whole process, 0 where not known."""
+    """`memory_bytes` and `peak_memory_bytes` are of the process with all it started, 0 where not known."""
 
     state: State
     detail: str = ""

@@ -49,12 +49,24 @@ def read_spec() -> dict[str, Any]:
     return spec
 
 
-def ready(*, host: str, port: int, context: int = 0, version: str = "", **details: Any) -> None:
-    """Say that the model answers at `host`:`port`. `context` in tokens a request, `details` JSON-ready."""
+def ready(
+    *,
+    host: str,
+    port: int,
+    context: int = 0,
+    slots: int = 0,
+    version: str = "",
+    capabilities: dict[str, bool] | None = None,
+    **details: Any,
+) -> None:
+    """Say that the model answers at `host`:`port`. `context` in tokens a request, `slots` in requests at once,
+    `details` JSON-ready; `capabilities` (the fields of `engines.base.Capabilities`) only where they depend on the
+    model."""
     _prepare()
     _reported.set()
     _die_at_hangup(False)
-    _report({"ready": True, "host": host, "port": port, "context": context, "version": version, "details": details})
+    report = {"host": host, "port": port, "context": context, "slots": slots, "version": version, "details": details}
+    _report({"ready": True, **report, "capabilities": capabilities})
 
 
 def failed(message: str, hint: str = "") -> NoReturn:

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import psutil
 
 from pressroom.engines._log import EngineLog
-from pressroom.engines.base import Endpoint, Engine, EngineSpec, Health, State
+from pressroom.engines.base import Capabilities, Endpoint, Engine, EngineSpec, Health, State
 from pressroom.kernel import EngineStartError, MissingDependencyError
 
 _HEALTH_TIMEOUT_S = 1.0
@@ -97,7 +97,9 @@ class ProcessEngine(Engine):
                     port=int(report["port"]),
                     pid=process.pid,
                     context=int(report.get("context", 0)),
+                    slots=int(report.get("slots", 0)),
                     version=str(report.get("version", "")),
+                    capabilities=Capabilities(**report["capabilities"]) if report.get("capabilities") else None,
                     details=dict(report.get("details") or {}),
                 )
             except BaseException:
@@ -275,14 +277,27 @@ def _ask(host: str, port: int) -> str:
 
 
 def _memory(pid: int) -> tuple[int, int]:
-    """Resident bytes now, and the most so far where the system keeps that (Linux); zeros where not known."""
+    """Resident bytes now, and the most so far where the system keeps that (Linux), of a process and all it started;
+    zeros where not known. What they share counts for each."""
     try:
-        now = int(psutil.Process(pid).memory_info().rss)
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
     except psutil.Error:
         return 0, 0
-    peak = now
+    total = most = 0
+    for each in family:
+        try:
+            now = int(each.memory_info().rss)
+        except psutil.Error:
+            continue  # it has just ended
+        total += now
+        most += max(now, _most_resident(each.pid))
+    return total, most
+
+
+def _most_resident(pid: int) -> int:
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
-                peak = int(line.split()[1]) * 1024
-    return now, peak
+                return int(line.split()[1]) * 1024
+    return 0

@@ -37,6 +37,7 @@ from pressroom.kernel.lazy import lazily as _lazily
 from pressroom.kernel.machine import Machine, this_machine
 from pressroom.kernel.refs import Ref, is_name
 from pressroom.kernel.settings import (
+    BatchSettings,
     EnginesSettings,
     GatewaySettings,
     HubSettings,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AccessError",
+    "BatchSettings",
     "CapabilityError",
     "DeployError",
     "DigestMismatchError",

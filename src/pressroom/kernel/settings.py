@@ -46,6 +46,17 @@ class GatewaySettings:
         600.0, "Seconds an engine may take before its first byte; a 504 after that.", low=0.1
     )
     drain_s: float = _setting(10.0, "Seconds that running requests get to finish when the gateway stops.", low=0)
+    wait_s: float = _setting(
+        120.0, "Seconds a request waits for an engine that is starting, waking or was lost; a 503 after that.", low=0
+    )
+    max_waiting: int = _setting(1024, "Requests that may wait so at once; a 503 to those beyond.", low=0)
+    retries: int = _setting(
+        2, "Times a request is sent again when its engine dies before the first byte of an answer.", low=0, high=100
+    )
+    grpc_port: int = _setting(
+        8081, "Port of KServe V2 over gRPC, on the same address; -1 opens none.", low=-1, high=65535
+    )
+    grpc_max_message_bytes: int = _setting(33_554_432, "Largest gRPC message taken.", low=1024)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +66,32 @@ class EnginesSettings:
     context: int = _setting(0, "Tokens of context a request may use; 0 takes the model's own, at most 8192.", low=0)
     start_timeout_s: float = _setting(300.0, "Seconds an engine may take to become ready.", low=1)
     stop_timeout_s: float = _setting(5.0, "Seconds an engine gets to end before it is killed.", low=0.1)
+    patience_s: float = _setting(
+        60.0, "Seconds an engine may not answer its health check before it is ended and started again.", low=1
+    )
+    idle_stop_s: float = _setting(
+        1800.0, "Seconds without a request after which a deployment is stopped; the next one wakes it. 0: never.", low=0
+    )
+    memory_bytes: int = _setting(
+        0, "Bytes that all engines together may take; 0 takes what the machine has, less a reserve.", low=0
+    )
+    when_full: str = _setting(
+        "evict",
+        "What happens to a start that does not fit beside the others: wait until it does; evict idle deployments, the "
+        "longest unused first, and then wait; or refuse.",
+        choices=("wait", "evict", "refuse"),
+    )
+    vllm_python: str = _setting(
+        ".pressroom/engines/vllm/bin/python",
+        "Python of the virtual environment that vLLM is installed in (`press engines install vllm` makes one).",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchSettings:
+    concurrency: int = _setting(8, "Requests of one batch that run at once.", low=1, high=1024)
+    max_file_bytes: int = _setting(536_870_912, "Largest file that `/v1/files` takes; a larger one is a 413.", low=1)
+    keep_days: int = _setting(30, "Days that uploaded files and the answers of batches are kept; 0: for ever.", low=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +147,7 @@ class Settings:
     offline: bool = _setting(False, "Never use the network; what would need it is an error.")
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     engines: EnginesSettings = field(default_factory=EnginesSettings)
+    batch: BatchSettings = field(default_factory=BatchSettings)
     measure: MeasureSettings = field(default_factory=MeasureSettings)
     storage: StorageSettings = field(default_factory=StorageSettings)
     hub: HubSettings = field(default_factory=HubSettings)

@@ -75,8 +75,8 @@ def main() -> None:
         port=int(port),
         context=_context_of(host, int(port)),
         version=f"xllamacpp {xllamacpp.__version__}",
-        threads=params.cpuparams.n_threads,
         slots=params.n_parallel,
+        threads=params.cpuparams.n_threads,
     )
     child.wait_for_parent()
     # Requests may still run, and C++ destructors would wait for them; the parent has let go of them.
