@@ -227,22 +227,46 @@ def test_a_pooled_connection_that_was_closed_is_replaced_before_the_first_byte(s
     assert engine.connections == 2 and b"two" in engine.requests[-1]
 
 
-def test_a_fresh_connection_that_ends_is_not_tried_again(script: MakeScript) -> None:
+ONCE = GatewaySettings(retries=0)
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_request_that_ends_every_engine_is_not_tried_for_ever(script: MakeScript, retries: int) -> None:
     engine = script(lambda c: None)
-    with GatewayThread(route_to(engine.port)) as gateway, Client(gateway.port) as client:
+    settings = GatewaySettings(retries=retries)
+    with GatewayThread(route_to(engine.port), settings=settings) as gateway, Client(gateway.port) as client:
         status, _, body = client.ask(post(chat()))
         assert status == 502 and body["error"]["code"] == "engine_error"
+        assert gateway.routes.in_flight(route_to(engine.port)) == 0
+    assert engine.connections == 1 + retries
+
+
+@pytest.mark.parametrize("lost", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc", STREAM])
+def test_what_was_lost_before_its_first_byte_is_asked_again(script: MakeScript, lost: bytes) -> None:
+    engine = script(lambda c: c.sendall(lost), lambda c: c.sendall(plain()))
+    with GatewayThread(route_to(engine.port)) as gateway, Client(gateway.port) as client:
+        assert client.ask(post(chat()))[0] == 200
+        assert gateway.gateway.metrics.of("m").retries == 1
+    assert engine.connections == 2
+
+
+def test_what_has_begun_is_not_asked_again(script: MakeScript) -> None:
+    engine = script(lambda c: c.sendall(STREAM + chunk(b'data: {"choices":[]}\n\n')), lambda c: c.sendall(plain()))
+    with GatewayThread(route_to(engine.port)) as gateway, Client(gateway.port) as client:
+        client.send(post(chat(stream=True)))
+        _, _, body = client.response()
+        assert b'"engine_error"' in body and b"[DONE]" not in body
     assert engine.connections == 1
 
 
-def test_an_answer_is_never_asked_for_twice(script: MakeScript) -> None:
+def test_an_answer_that_has_begun_is_not_taken_for_a_closed_connection(script: MakeScript) -> None:
     def begin_and_end(connected: socket.socket) -> None:
         connected.sendall(plain())
         engine.read(connected)
         connected.sendall(b"HTTP/1.1 200")
 
     engine = script(begin_and_end)
-    with GatewayThread(route_to(engine.port)) as gateway, Client(gateway.port) as client:
+    with GatewayThread(route_to(engine.port), settings=ONCE) as gateway, Client(gateway.port) as client:
         assert client.ask(post(chat()))[0] == 200
         assert client.ask(post(chat()))[0] == 502
     assert engine.connections == 1
@@ -287,7 +311,7 @@ def test_the_official_client_sees_an_engine_die_in_the_middle() -> None:
     engine = create("echo", EngineSpec(name="m", options={"tokens": 100_000, "delay_s": 0.005}))
     endpoint = engine.start()
     try:
-        with GatewayThread(route_to(endpoint.port)) as gateway, client_of(gateway) as client:
+        with GatewayThread(route_to(endpoint.port), settings=ONCE) as gateway, client_of(gateway) as client:
             stream = client.chat.completions.create(model="m", messages=MESSAGES, stream=True)
             with pytest.raises(openai.APIError, match="The engine failed"):
                 for number, _ in enumerate(stream):
@@ -319,11 +343,12 @@ def test_an_engine_that_falls_silent(script: MakeScript, begun: bool, status: in
         released.set()
 
 
-def test_an_engine_that_cannot_be_reached_in_time() -> None:
+@pytest.mark.parametrize("settings", [ONCE, GatewaySettings(wait_s=0.6)])
+def test_an_engine_that_cannot_be_reached_in_time(settings: GatewaySettings) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         route = route_to(closed.getsockname()[1])
-        with GatewayThread(route) as gateway, Client(gateway.port) as client:
+        with GatewayThread(route, settings=settings) as gateway, Client(gateway.port) as client:
             status, headers, body = client.ask(post(chat()))
             assert (status, headers["retry-after"], body["error"]["code"]) == (503, "1", "engine_unavailable")
             assert gateway.routes.in_flight(route) == 0

@@ -70,7 +70,7 @@ def test_the_index_lists_what_there_is(client: Client) -> None:
 
 
 def test_unknown_paths_and_methods(client: Client) -> None:
-    status, _, body = client.ask(get("/v1/embeddings"))
+    status, _, body = client.ask(get("/v1/rerank"))
     assert status == 404 and body["error"]["code"] == "unknown_url"
     status, headers, body = client.ask(get("/v1/chat/completions"))
     assert (status, headers["allow"], body["error"]["code"]) == (405, "POST", "method_not_supported")

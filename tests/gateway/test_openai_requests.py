@@ -78,7 +78,7 @@ def refused(**more: Any) -> Problem:
         ({"stop": [1]}, "stop[0]", "invalid_type"),
         ({"logit_bias": {"5": 200}}, "logit_bias.5", "decimal_above_max_value"),
         ({"logit_bias": {"5": None}}, "logit_bias.5", "invalid_type"),
-        ({"n": 2}, "n", "unsupported_parameter"),
+        ({"n": 129}, "n", "integer_above_max_value"),
         ({"n": "2"}, "n", "invalid_type"),
         ({"top_logprobs": 3}, "top_logprobs", "invalid_value"),
         ({"tool_choice": "auto"}, "tool_choice", "invalid_value"),
@@ -108,7 +108,11 @@ def test_what_a_chat_is_refused_for(fields: dict[str, Any], param: str, code: st
         ({"prompt": []}, "prompt", "empty_array"),
         ({"prompt": ["a", 1]}, "prompt", "invalid_type"),
         ({"prompt": [["a"]]}, "prompt", "invalid_type"),
-        ({"prompt": ["a", "b"]}, "prompt", "unsupported_parameter"),
+        ({"prompt": ["a"] * 129}, "prompt", "array_above_max_length"),
+        ({"prompt": ["a"] * 65, "n": 2}, "n", "integer_above_max_value"),
+        ({"prompt": ["a", [1]]}, "prompt", "invalid_type"),
+        ({"prompt": [[1], []]}, "prompt[1]", "empty_string"),
+        ({"prompt": [1, -2]}, "prompt", "invalid_value"),
         ({"logprobs": 6}, "logprobs", "integer_above_max_value"),
         ({"best_of": 3}, "best_of", "unsupported_parameter"),
         ({"echo": True}, "echo", "unsupported_parameter"),
@@ -153,7 +157,7 @@ def test_what_is_accepted() -> None:
     for fields in (null, harmless, usual, {"messages": parts}, {"modalities": ["text"], "prompt_cache_key": "k"}):
         assert not isinstance(found := ask(**fields), Problem), found
     assert not isinstance(ask(**dict.fromkeys(ENGINE_FIELDS, 1)), Problem)
-    for prompt in ("", "x", ["x"], [1, 2], [[1, 2]]):
+    for prompt in ("", "x", ["x"], [1, 2], [[1, 2]], ["x", ""], [[1], [2, 3]]):
         assert not isinstance(found := ask(COMPLETION, prompt=prompt), Problem), found
     assert not isinstance(ask(stream=True, stream_options={"include_usage": True}), Problem)
 

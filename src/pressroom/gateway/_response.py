@@ -34,7 +34,7 @@ class Head:
     """The status line and the headers that matter. `length` is None where the body is chunked or ends with the
     connection; `idle_s` and `requests` are what the engine says about keeping the connection (0: nothing said)."""
 
-    __slots__ = ("chunked", "content_type", "idle_s", "keep_alive", "length", "requests", "status")
+    __slots__ = ("chunked", "content_type", "idle_s", "keep_alive", "length", "requests", "retry_s", "status")
 
     def __init__(self, block: bytes) -> None:
         lines = block.split(b"\r\n")
@@ -48,6 +48,8 @@ class Head:
         self.content_type = b""
         self.idle_s = _UNKNOWN_IDLE_S
         self.requests = 0
+        #: Seconds after which to try again, where it says so in seconds.
+        self.retry_s: int | None = None
         for line in lines[1:]:
             header = _HEADER.fullmatch(line)
             if header is None:
@@ -77,6 +79,9 @@ class Head:
                 self.keep_alive = False
             elif b"keep-alive" in options:
                 self.keep_alive = True
+        elif name == b"retry-after":
+            if value.isdigit() and len(value) < 6:
+                self.retry_s = int(value)
         else:
             if seconds := _SECONDS.search(value):
                 self.idle_s = float(seconds[1])
@@ -84,7 +89,9 @@ class Head:
                 self.requests = int(requests[1])
 
 
-_TAKEN = frozenset((b"content-length", b"transfer-encoding", b"content-type", b"connection", b"keep-alive"))
+_TAKEN = frozenset(
+    (b"content-length", b"transfer-encoding", b"content-type", b"connection", b"keep-alive", b"retry-after")
+)
 
 
 class Sink(Protocol):

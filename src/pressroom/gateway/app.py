@@ -5,22 +5,25 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Callable
-from time import perf_counter
 from typing import Any
 
 import orjson
 
 from pressroom import __version__
-from pressroom.gateway._completion import Completion, Prepared
+from pressroom.gateway._generation import Generation, House, no_model
 from pressroom.gateway._http_server import HttpConnection, Request
 from pressroom.gateway._hub import STREAMED, HubDoor
 from pressroom.gateway._origin import OriginGuard
+from pressroom.gateway._receivers import HttpReceiver, Reshaping, completion_logprobs, usage_apart
+from pressroom.gateway._several import Several, wants_several
+from pressroom.gateway._waiting import WaitingRoom
+from pressroom.gateway.asking import Asked, Receiver
 from pressroom.gateway.metrics import HubSeries, Metrics
 from pressroom.gateway.problems import Problem, server_error
-from pressroom.gateway.protocols.openai import CHAT, COMPLETION, Endpoint, beyond, read
-from pressroom.gateway.routes import Lane, Route, RouteTable
+from pressroom.gateway.protocols.openai import COMPLETION, ENDPOINTS, Endpoint, checked, read
+from pressroom.gateway.routes import Route, RouteTable
 from pressroom.gateway.upstream import Upstream
-from pressroom.kernel import GatewaySettings, did_you_mean
+from pressroom.kernel import GatewaySettings
 from pressroom.registry.hub.base import PATHS, HubService
 
 _JSON = b"content-type: application/json\r\n"
@@ -55,6 +58,10 @@ class Gateway:
         self._upstream = Upstream(
             connect_timeout_s=settings.connect_timeout_s, first_byte_timeout_s=settings.first_byte_timeout_s
         )
+        waiting = WaitingRoom(most=settings.max_waiting)
+        routes.listen(waiting.changed)
+        self.metrics.waiting = waiting.of
+        self._house = House(settings, routes, self._upstream, self.metrics, waiting)
         self._hub: HubDoor | None = None
         if hub is not None:
             self.metrics.hub = HubSeries()
@@ -73,7 +80,7 @@ class Gateway:
         }
         self._reads = reads
         self._completions: dict[bytes, Endpoint] = {
-            prefix + endpoint.path: endpoint for endpoint in (CHAT, COMPLETION) for prefix in (b"", _PREFIX)
+            prefix + endpoint.path: endpoint for endpoint in ENDPOINTS for prefix in (b"", _PREFIX)
         }
 
     def bound_to(self, host: str) -> None:
@@ -89,6 +96,7 @@ class Gateway:
 
     def close(self) -> None:
         """Close the connections to the engines, and the hub."""
+        self._house.waiting.close()
         self._upstream.close()
         if self._hub is not None:
             self._hub.close()
@@ -135,67 +143,64 @@ class Gateway:
         problem = Problem(status, message) if status < 500 else server_error(status, message, code="gateway_error")
         self._refuse(connection, request_id, problem)
 
-    # Completions.
+    # Asking a model.
+
+    def ask(
+        self, fields: dict[str, Any], endpoint: Endpoint, receiver: Receiver, *, door: str, body: bytes | None = None
+    ) -> Asked:
+        """As `asking.Asker` has it."""
+        found = checked(fields, endpoint)
+        if isinstance(found, Problem):
+            name = fields.get("model")
+            self._count_refusal(name if isinstance(name, str) else "", door, found)
+            receiver.failed(found)
+            return _NOBODY
+        return self._ask(fields, endpoint, receiver, door=door, body=body)
+
+    def _ask(
+        self, fields: dict[str, Any], endpoint: Endpoint, receiver: Receiver, *, door: str, body: bytes | None
+    ) -> Asked:
+        """Ask with fields that were checked."""
+        if endpoint is COMPLETION:
+            if fields.get("logprobs") is not None:
+                receiver = Reshaping(receiver, completion_logprobs, b'"logprobs"')
+            if fields.get("stream") and (fields.get("stream_options") or {}).get("include_usage"):
+                receiver = Reshaping(receiver, usage_apart, b'"usage"')
+        if wants_several(fields):
+            served = self._routes.served(fields["model"])
+            if served is None or not all(lane.route.capabilities.several for lane in served.lanes):
+
+                def one(fields: dict[str, Any], endpoint: Endpoint, receiver: Receiver) -> Asked:
+                    return self._generate(fields, endpoint, receiver, door=door, body=None)
+
+                return Several(fields, endpoint, receiver, one)
+        return self._generate(fields, endpoint, receiver, door=door, body=body)
+
+    def _generate(
+        self, fields: dict[str, Any], endpoint: Endpoint, receiver: Receiver, *, door: str, body: bytes | None
+    ) -> Generation:
+        sent = orjson.dumps(fields) if body is None else body
+        generation = Generation(self._house, fields, endpoint, receiver, body=sent, door=door)
+        generation.start()
+        return generation
 
     def _complete(self, connection: HttpConnection, request: Request, request_id: bytes, endpoint: Endpoint) -> None:
-        began = perf_counter()
-        if request.headers.get(b"content-encoding", b"identity") != b"identity":
-            encoded = Problem(415, "The body of a request must not be compressed.")
-            self._refuse_completion(connection, request_id, endpoint, encoded)
-            return
-        fields = read(request.body, endpoint)
+        fields = (
+            read(request.body, endpoint)
+            if request.headers.get(b"content-encoding", b"identity") == b"identity"
+            else Problem(415, "The body of a request must not be compressed.")
+        )
         if isinstance(fields, Problem):
-            self._refuse_completion(connection, request_id, endpoint, fields)
+            self._count_refusal("", endpoint.name, fields)
+            self._refuse(connection, request_id, fields)
             return
-        while True:
-            lane = self._routes.lane(fields["model"])
-            problem = self._obstacle(lane, fields, endpoint)
-            if problem is not None:
-                self._refuse_completion(connection, request_id, endpoint, problem, lane)
-                return
-            assert lane is not None
-            if self._routes.enter(lane):
-                break  # else the route was replaced this very moment
-        if lane.prepared is None:
-            lane.prepared = Prepared(lane.route, self.metrics.of(lane.route.model))
-        Completion(
-            connection,
-            self._upstream,
-            lane,
-            endpoint,
-            body=request.body,
-            stream=bool(fields.get("stream")),
-            request_id=request_id,
-            began=began,
-        ).start()
+        receiver = HttpReceiver(connection, request_id)
+        connection.hold(receiver)
+        receiver.asked(self._ask(fields, endpoint, receiver, door=endpoint.name, body=request.body))
 
-    def _obstacle(self, lane: Lane | None, fields: dict[str, Any], endpoint: Endpoint) -> Problem | None:
-        """Why the engine of this lane cannot be asked, or None."""
-        if lane is None:
-            return self._no_model(fields["model"])
-        route = lane.route
-        if not route.ready:
-            message = f"The model '{route.model}' is not ready: {route.detail or 'it is starting'}."
-            return server_error(503, message, code="model_not_ready", retry_after_s=route.retry_after_s)
-        return beyond(fields, endpoint, route.capabilities)
-
-    def _no_model(self, name: str) -> Problem:
-        name = name[:200]  # comparing takes time that grows with the length
-        known = [route.model for route in self._routes.all()]
-        hint = did_you_mean(name, known, otherwise=f"There are: {', '.join(known[:20])}." if known else "")
-        message = f"The model `{name}` does not exist. {hint}".strip()
-        return Problem(404, message, code="model_not_found")
-
-    def _refuse_completion(
-        self,
-        connection: HttpConnection,
-        request_id: bytes,
-        endpoint: Endpoint,
-        problem: Problem,
-        lane: Lane | None = None,
-    ) -> None:
-        self.metrics.of(lane.route.model if lane is not None else "").count(endpoint.name, problem.status)
-        self._refuse(connection, request_id, problem)
+    def _count_refusal(self, model: str, door: str, problem: Problem) -> None:
+        known = model and self._routes.served(model) is not None
+        self.metrics.of(model if known else "").count(door, problem.status)
 
     def _refuse(self, connection: HttpConnection, request_id: bytes, problem: Problem) -> None:
         connection.respond(problem.status, problem.headers() + request_id, problem.body())
@@ -216,7 +221,7 @@ class Gateway:
         name = request.decoded_path.removeprefix(_text(_PREFIX)).removeprefix(_text(_MODELS) + "/")
         route = self._routes.get(name)
         if route is None:
-            self._refuse(connection, request_id, self._no_model(name))
+            self._refuse(connection, request_id, no_model(self._routes, name))
         else:
             _json(connection, request_id, _model(route))
 
@@ -240,6 +245,22 @@ class Gateway:
 
     def _every_route_ready(self) -> bool:
         return all(route.ready for route in self._routes.all())
+
+
+class _Nobody(Asked):
+    """What was refused before anybody was asked."""
+
+    def cancel(self) -> None:
+        pass
+
+    def pause(self) -> None:
+        pass
+
+    def resume(self) -> None:
+        pass
+
+
+_NOBODY = _Nobody()
 
 
 def _model(route: Route) -> dict[str, Any]:

@@ -103,6 +103,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self._series: dict[str, Series] = {"": Series()}
+        #: How many requests wait for an engine of a model; asked at the scrape.
+        self.waiting: Callable[[str], int] = lambda model: 0
         #: Of the hub, once one is mounted.
         self.hub: HubSeries | None = None
         self._registry: CollectorRegistry | None = None
@@ -168,6 +170,12 @@ class Metrics:
             )
             for model, series in models.items():
                 gauge.add_metric([model], series.in_flight)
+            yield gauge
+        for name in ("pressroom_requests_waiting", "vllm:num_requests_waiting"):
+            label = "model_name" if name.startswith("vllm:") else "model"
+            gauge = Gauge(name, "Requests that wait for an engine to start or come back.", labels=[label])
+            for model in models:
+                gauge.add_metric([model], self.waiting(model))
             yield gauge
         if self.hub is not None:
             yield from _of_hub(self.hub)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pressroom.engines.base import Capabilities
+from pressroom.gateway._choosing import Chooser, Speeds
 
 _NOTHING = Capabilities(chat=False, completions=False, streaming=False)
 
@@ -15,8 +17,9 @@ _NOTHING = Capabilities(chat=False, completions=False, streaming=False)
 class Route:
     """One way to answer to `model`: the engine at `host`:`port` that runs the version `ref` with `digest`.
 
-    `context` is in tokens a request (0: not known), `created` in seconds since the epoch. A route that is not `ready`
-    is listed and answers 503 with its `detail` and `retry_after_s`.
+    `context` is in tokens a request and `slots` in requests at once (0: not known), `created` in seconds since the
+    epoch. A route that is not `ready` is listed; a request for it waits where it is `coming` (it starts, wakes or is
+    started again), and is answered 503 with its `detail` and `retry_after_s` where it is not.
     """
 
     model: str
@@ -26,9 +29,11 @@ class Route:
     digest: str = ""
     engine: str = ""
     context: int = 0
+    slots: int = 0
     capabilities: Capabilities = field(default_factory=Capabilities)
     created: int = 0
     ready: bool = True
+    coming: bool = False
     detail: str = ""
     retry_after_s: int = 2
 
@@ -39,55 +44,98 @@ class Route:
 
 
 class Load:
-    """How many requests run on one endpoint; changed on the event loop only, read from anywhere."""
+    """How many requests run on one endpoint, and when the last one began or ended (seconds of the event loop's clock);
+    changed on the event loop only, read from anywhere."""
 
-    __slots__ = ("running",)
+    __slots__ = ("running", "used")
 
     def __init__(self) -> None:
         self.running = 0
+        self.used = 0.0
 
 
 class Lane:
-    """A route as the table holds it: with its load, and a place for what the gateway prepares once a route."""
+    """A route as the table holds it: with its load, what the gateway prepares once a route, and until when it is passed
+    over because its engine was not there."""
 
-    __slots__ = ("load", "prepared", "route")
+    __slots__ = ("load", "prepared", "route", "shunned_until")
 
     def __init__(self, route: Route, load: Load) -> None:
         self.route = route
         self.load = load
         self.prepared: Any = None
+        self.shunned_until = 0.0
+
+
+class Served:
+    """One model: its lanes (at least one, the first of which speaks for all), and who chooses among several."""
+
+    __slots__ = ("chooser", "lanes")
+
+    def __init__(self, lanes: tuple[Lane, ...], chooser: Chooser | None) -> None:
+        self.lanes = lanes
+        self.chooser = chooser
+
+    @property
+    def route(self) -> Route:
+        """A ready route where there is one, else the first."""
+        return next((lane.route for lane in self.lanes if lane.route.ready), self.lanes[0].route)
 
 
 class RouteTable:
     """The routes by the name of their model. A change replaces the whole dictionary, so a reader sees one moment."""
 
     def __init__(self) -> None:
-        self._lanes: dict[str, Lane] = {}
+        self._served: dict[str, Served] = {}
         # Endpoints that are in the table, or were and still have requests.
         self._loads: dict[tuple[str, str, int], Load] = {}
         self._writing = threading.Lock()
+        self._listeners: tuple[Callable[[str], None], ...] = ()
+        self._asked: dict[str, float] = {}
 
     def set(self, route: Route) -> None:
-        """Add the route, or put it in place of the one for the same model."""
+        """Let `route` alone answer for its model, in place of what did."""
+        self.put(route.model, [route])
+
+    def put(self, model: str, routes: Sequence[Route], *, speeds: Mapping[str, Speeds] | None = None) -> None:
+        """Let these routes answer for `model`, in place of what did. `speeds` is what the engines named by
+        `Route.engine` were measured to give, where the load is to choose among them."""
+        assert routes and all(route.model == model for route in routes)
         with self._writing:
-            load = self._loads.setdefault(_endpoint(route), Load())
-            self._lanes = {**self._lanes, route.model: Lane(route, load)}
+            before = self._served.get(model)
+            known = {lane.route: lane for lane in before.lanes} if before is not None and len(routes) > 1 else {}
+            lanes = []
+            for route in routes:
+                load = self._loads.setdefault(_endpoint(route), Load())
+                lanes.append(known.get(route) or Lane(route, load))
+            chooser = None
+            if len(lanes) > 1:
+                # What it remembers of prefixes stays true of the engines that stay.
+                chooser = before.chooser if before is not None and before.chooser is not None else Chooser()
+                chooser.speeds = dict(speeds or {})
+            self._served = {**self._served, model: Served(tuple(lanes), chooser)}
             self._forget_idle()
+        self._tell(model)
 
     def remove(self, name: str) -> None:
-        """Take the route of `name` out; nothing happens where there is none."""
+        """Take the routes of `name` out; nothing happens where there are none."""
         with self._writing:
-            self._lanes = {model: lane for model, lane in self._lanes.items() if model != name}
+            self._served = {model: served for model, served in self._served.items() if model != name}
             self._forget_idle()
+        self._tell(name)
 
     def get(self, name: str) -> Route | None:
-        """The route of `name`, or None."""
-        lane = self._lanes.get(name)
-        return lane.route if lane is not None else None
+        """The route that speaks for `name`, or None."""
+        served = self._served.get(name)
+        return served.route if served is not None else None
 
     def all(self) -> list[Route]:
-        """Every route, by name."""
-        return [lane.route for _, lane in sorted(self._lanes.items())]
+        """The route that speaks for each model, by name."""
+        return [served.route for _, served in sorted(self._served.items())]
+
+    def every(self) -> list[Route]:
+        """Every route of every model, by name."""
+        return [lane.route for _, served in sorted(self._served.items()) for lane in served.lanes]
 
     def in_flight(self, route: Route) -> int:
         """Requests that run on the endpoint of `route`, also after another route took its place.
@@ -97,22 +145,44 @@ class RouteTable:
         load = self._loads.get(_endpoint(route))
         return load.running if load is not None else 0
 
+    def listen(self, listener: Callable[[str], None]) -> None:
+        """Call `listener` with the name of a model whenever its routes changed, in the thread that changed them."""
+        self._listeners = (*self._listeners, listener)
+
+    def ask_for(self, model: str, now: float) -> None:
+        """For the gateway: somebody asks for `model` (`now` in seconds of the monotonic clock)."""
+        self._asked[model] = now
+
+    def asked(self, model: str) -> float:
+        """When somebody last asked for `model`, in seconds of the monotonic clock; 0 where nobody has."""
+        return self._asked.get(model, 0.0)
+
+    def served(self, name: str) -> Served | None:
+        """For the gateway: what answers for `name`."""
+        return self._served.get(name)
+
     def lane(self, name: str) -> Lane | None:
-        """For the gateway: the lane of `name`."""
-        return self._lanes.get(name)
+        """The first lane of `name`."""
+        served = self._served.get(name)
+        return served.lanes[0] if served is not None else None
 
     def enter(self, lane: Lane) -> bool:
         """For the gateway, on the event loop: count one request in; False where `lane` is no longer in the table."""
         lane.load.running += 1
         # Counted first, then looked: whoever replaced the lane before this line is seen here, and whoever does after
         # it sees the count. Otherwise an engine could be stopped between the look-up and the count.
-        if self._lanes.get(lane.route.model) is lane:
+        served = self._served.get(lane.route.model)
+        if served is not None and lane in served.lanes:
             return True
         lane.load.running -= 1
         return False
 
+    def _tell(self, model: str) -> None:
+        for listener in self._listeners:
+            listener(model)
+
     def _forget_idle(self) -> None:
-        used = {id(lane.load) for lane in self._lanes.values()}
+        used = {id(lane.load) for served in self._served.values() for lane in served.lanes}
         self._loads = {endpoint: load for endpoint, load in self._loads.items() if load.running or id(load) in used}
 
 

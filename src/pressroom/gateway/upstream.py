@@ -33,8 +33,10 @@ class Failure(StrEnum):
     UNREACHABLE = "unreachable"
     #: The connection ended before the first byte of an answer.
     LOST = "lost"
-    #: No first byte in time (a silence later on counts as CUT).
+    #: No first byte in time.
     SILENT = "silent"
+    #: No further byte in time.
+    STALLED = "stalled"
     #: What came is not HTTP/1.1.
     MALFORMED = "malformed"
     #: The connection ended in the middle of the answer.
@@ -182,7 +184,7 @@ class EngineConnection(asyncio.Protocol):
         """Give up what has waited too long."""
         if self._call is not None and now >= self._silent_until:
             if self._heard:
-                self._fail(Failure.CUT, "it fell silent in the middle of its answer")
+                self._fail(Failure.STALLED, "it fell silent in the middle of its answer")
             else:
                 self._fail(Failure.SILENT, "it did not begin to answer in time")
         elif self._call is None and now >= self.idle_until:

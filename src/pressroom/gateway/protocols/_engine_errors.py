@@ -12,8 +12,9 @@ from pressroom.gateway.problems import Problem, server_error
 _CLIENT = frozenset((400, 408, 409, 413, 415, 422, 429))
 
 
-def translated(status: int, body: bytes, *, param: str) -> Problem:
-    """The error of an engine as a Problem. `param` is the field that holds the conversation.
+def translated(status: int, body: bytes, *, param: str, retry_after_s: int | None = None) -> Problem:
+    """The error of an engine as a Problem. `param` is the field that holds the conversation, `retry_after_s` what its
+    Retry-After header says.
 
     Reads llama.cpp's shape, OpenAI's (vLLM) and plain text. A 5xx of an engine is a 502 or 503 here: it is the gateway
     that answers.
@@ -34,9 +35,11 @@ def translated(status: int, body: bytes, *, param: str) -> Problem:
             name if isinstance(name, str) else None,
             # llama.cpp repeats the status here; OpenAI's codes are words.
             code if isinstance(code, str) else None,
+            retry_after_s,
         )
     if status == 503:
-        return server_error(503, f"The engine is not available: {message}", code="engine_unavailable", retry_after_s=1)
+        message = f"The engine is not available: {message}"
+        return server_error(503, message, code="engine_unavailable", retry_after_s=retry_after_s or 1)
     return server_error(502, f"The engine failed: {message}", code="engine_error")
 
 

@@ -1,4 +1,4 @@
-"""Checks of the conversation: `messages` of a chat, `prompt` of a completion."""
+"""Checks of the conversation: `messages` of a chat, `prompt` of a completion, `input` of embeddings."""
 
 from __future__ import annotations
 
@@ -23,6 +23,13 @@ _KEYS = frozenset(
         "reasoning_content",
     )
 )
+
+
+_MOST_PROMPTS = 128
+# OpenAI's bound.
+_MOST_INPUTS = 2_048
+# What an engine's 32 bits hold.
+_LARGEST_TOKEN = 2**31 - 1
 
 
 def messages(param: str, value: Any) -> Problem | None:
@@ -91,20 +98,45 @@ def _content(param: str, message: dict[str, Any], role: str) -> Problem | None:
 
 
 def prompt(param: str, value: Any) -> Problem | None:
-    """One prompt: a string, its tokens, or an array with one of either."""
+    """One prompt or several: a string, an array of tokens, or an array of either."""
+    return _texts(param, value, most=_MOST_PROMPTS, empty=True)
+
+
+def inputs(param: str, value: Any) -> Problem | None:
+    """What to embed: a string, an array of tokens, or an array of either. None of them is empty."""
+    return _texts(param, value, most=_MOST_INPUTS, empty=False)
+
+
+def _texts(param: str, value: Any, *, most: int, empty: bool) -> Problem | None:
     if type(value) is str:
-        return None
+        return None if value or empty else wrong_value(param, f"'{param}' cannot be an empty string.", "empty_string")
     if type(value) is not list:
         return wrong_type(param, value, "a string or an array")
     if not value:
         return wrong_value(param, f"Invalid '{param}': empty array.", "empty_array")
     if all(type(item) is int for item in value):
+        return _tokens(param, value)
+    if len(value) > most:
+        message = f"Invalid '{param}': array too long. Expected at most {most} items, but got {len(value)}."
+        return wrong_value(param, message, "array_above_max_length")
+    kind = type(value[0])
+    for index, item in enumerate(value):
+        if (
+            type(item) is not kind
+            or kind not in (str, list)
+            or (kind is list and not all(type(t) is int for t in item))
+        ):
+            break
+        if not item and not (empty and kind is str):
+            return wrong_value(f"{param}[{index}]", f"Invalid '{param}[{index}]': it is empty.", "empty_string")
+        if kind is list and (problem := _tokens(f"{param}[{index}]", item)):
+            return problem
+    else:
         return None
-    if all(type(item) is str for item in value) or all(type(item) is list for item in value):
-        if len(value) > 1:
-            # llama.cpp answers several, but declares the tokens of one: a bill that is too small.
-            return unsupported(param, "several prompts in one request; send one request for each.")
-        inner = value[0]
-        if type(inner) is str or all(type(item) is int for item in inner):
-            return None
-    return wrong_type(param, value, "a string, an array of tokens, or an array with one of these")
+    return wrong_type(param, value, "a string, an array of tokens, or an array of these")
+
+
+def _tokens(param: str, tokens: list[int]) -> Problem | None:
+    if min(tokens) < 0 or max(tokens) > _LARGEST_TOKEN:
+        return wrong_value(param, f"Invalid '{param}': a token is a number from 0 to {_LARGEST_TOKEN}.")
+    return None

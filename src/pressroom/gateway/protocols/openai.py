@@ -1,4 +1,4 @@
-"""OpenAI's chat and text completions: what a request must be before an engine sees it.
+"""OpenAI's chat, text completions and embeddings: what a request must be before an engine sees it.
 
 The body travels on untouched, so a field is either understood by the engine, or harmless by its meaning, or refused:
 nothing that was asked for is ignored in silence.
@@ -14,7 +14,7 @@ import orjson
 from pressroom.engines.base import Capabilities
 from pressroom.gateway.problems import Problem
 from pressroom.gateway.protocols import _checks as check
-from pressroom.gateway.protocols._messages import messages, prompt
+from pressroom.gateway.protocols._messages import inputs, messages, prompt
 
 #: Fields beyond OpenAI's that llama.cpp's and vLLM's servers document for these endpoints. Clients written for those
 #: servers send them, and sampling that is not OpenAI's is a reason to run a model oneself. Left out on purpose: what
@@ -91,6 +91,9 @@ def _modalities(param: str, value: Any) -> Problem | None:
     return None if value == ["text"] else check.unsupported(param, "the engines here answer in text only.")
 
 
+#: Answers that one request may ask for, over all its prompts.
+MOST_ANSWERS = 128
+
 _MODEL = check.typed(str)
 _SAMPLING: dict[str, check.Check] = {
     "model": _MODEL,
@@ -104,7 +107,7 @@ _SAMPLING: dict[str, check.Check] = {
     "stop": check.strings(4),
     "seed": check.integer(-(2**63), 2**63 - 1),
     "logit_bias": _logit_bias,
-    "n": check.only(1, "'n' above 1; send one request for each answer."),
+    "n": check.integer(1, MOST_ANSWERS),
     # About the account and the billing at OpenAI: engines ignore them by their meaning.
     "user": check.typed(str),
 }
@@ -147,6 +150,21 @@ _COMPLETION: dict[str, check.Check] = {
 }
 
 
+def _encoding_format(param: str, value: Any) -> Problem | None:
+    if value in ("float", "base64", None):
+        return None
+    return check.wrong_value(param, f"Invalid value: {str(value)[:80]!r}. Supported values are: 'float' and 'base64'.")
+
+
+_EMBEDDING: dict[str, check.Check] = {
+    "model": _MODEL,
+    "input": inputs,
+    "encoding_format": _encoding_format,
+    "dimensions": check.integer(1),
+    "user": check.typed(str),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One of OpenAI's endpoints: its name in the figures, its path on the engine, its fields."""
@@ -159,6 +177,8 @@ class Endpoint:
 
 CHAT = Endpoint("chat.completions", b"/v1/chat/completions", _CHAT, "messages")
 COMPLETION = Endpoint("completions", b"/v1/completions", _COMPLETION, "prompt")
+EMBEDDING = Endpoint("embeddings", b"/v1/embeddings", _EMBEDDING, "input")
+ENDPOINTS = (CHAT, COMPLETION, EMBEDDING)
 
 
 def read(body: bytes, endpoint: Endpoint) -> dict[str, Any] | Problem:
@@ -170,6 +190,11 @@ def read(body: bytes, endpoint: Endpoint) -> dict[str, Any] | Problem:
         return Problem(400, f"We could not parse the JSON body of your request: {what}.")
     if type(fields) is not dict:
         return Problem(400, "The body of the request must be a JSON object.")
+    return checked(fields, endpoint)
+
+
+def checked(fields: dict[str, Any], endpoint: Endpoint) -> dict[str, Any] | Problem:
+    """The same fields; or what is wrong with them."""
     checks = endpoint.fields
     for name, value in fields.items():
         found = checks.get(name)
@@ -185,7 +210,7 @@ def read(body: bytes, endpoint: Endpoint) -> dict[str, Any] | Problem:
     return _combined(fields) if not _COMBINED.isdisjoint(fields) else fields
 
 
-_COMBINED = frozenset(("stream_options", "top_logprobs", "tool_choice", "parallel_tool_calls"))
+_COMBINED = frozenset(("stream_options", "top_logprobs", "tool_choice", "parallel_tool_calls", "n"))
 
 
 def _combined(fields: dict[str, Any]) -> dict[str, Any] | Problem:
@@ -196,10 +221,22 @@ def _combined(fields: dict[str, Any]) -> dict[str, Any] | Problem:
     if fields.get("top_logprobs") is not None and not fields.get("logprobs"):
         message = "The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled."
         return check.wrong_value("top_logprobs", message)
+    answers = (fields.get("n") or 1) * len(prompts(fields))
+    if answers > MOST_ANSWERS:
+        message = f"Invalid 'n': {answers} answers in one request. Expected at most {MOST_ANSWERS} over all prompts."
+        return check.wrong_value("n", message, "integer_above_max_value")
     for name in ("tool_choice", "parallel_tool_calls"):
         if fields.get(name) is not None and not fields.get("tools"):
             return check.wrong_value(name, f"The '{name}' parameter is only allowed when 'tools' are specified.")
     return fields
+
+
+def prompts(fields: dict[str, Any]) -> list[Any]:
+    """The prompts of a request: one, unless a text completion has an array of several."""
+    given = fields.get("prompt")
+    if isinstance(given, list) and given and type(given[0]) is not int:
+        return given
+    return [given]
 
 
 _CONDITIONAL = frozenset(("tools", "logprobs", "response_format", "json_schema", "grammar", "structured_outputs"))
@@ -207,7 +244,7 @@ _CONDITIONAL = frozenset(("tools", "logprobs", "response_format", "json_schema",
 
 def beyond(fields: dict[str, Any], endpoint: Endpoint, can: Capabilities) -> Problem | None:
     """What the request asks for and the engine of its model cannot do; None where it can do all of it."""
-    if not (can.chat if endpoint is CHAT else can.completions):
+    if not (can.chat if endpoint is CHAT else can.completions if endpoint is COMPLETION else can.embeddings):
         return _cannot(None, f"does not answer {endpoint.path.decode()}")
     if fields.get("stream") and not can.streaming:
         return _cannot("stream", "does not stream")

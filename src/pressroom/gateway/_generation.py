@@ -1,0 +1,381 @@
+"""One request's way to an engine and its answer's way back: a state machine of callbacks.
+
+The engine is chosen when the request is sent, not when it comes: until the first byte of an answer it may wait for an
+engine that starts, and be sent again where one was lost.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from time import monotonic, perf_counter
+from typing import TYPE_CHECKING, Any
+
+from pressroom.gateway._usage import token_counts
+from pressroom.gateway.asking import Asked, Receiver
+from pressroom.gateway.problems import Problem, server_error
+from pressroom.gateway.protocols._engine_errors import translated
+from pressroom.gateway.protocols.openai import CHAT, ENDPOINTS, Endpoint, beyond
+from pressroom.gateway.upstream import Call, Failure, Upstream
+
+if TYPE_CHECKING:
+    from pressroom.gateway._response import Head
+    from pressroom.gateway._waiting import WaitingRoom
+    from pressroom.gateway.metrics import Metrics, Series
+    from pressroom.gateway.routes import Lane, Route, RouteTable, Served
+    from pressroom.kernel import GatewaySettings
+
+# An answer that is not streamed is kept until it is whole, so that an engine that dies within it is still an error.
+_ANSWER_LIMIT = 64 * 2**20
+# The end of a stream that is kept for its figures: the last frame with `usage` and `timings` is under 2 kB.
+_TAIL = 8_192
+_TAIL_LIMIT = 65_536
+_DONE = b"data: [DONE]"
+_CLIENT_GONE = 499
+_DELTA = b'"delta":{'
+# An engine that could not be reached is passed over for this long, unless it says that it is back.
+_SHUNNED_S = 0.25
+# What a second try cannot make worse: the engine was not there, or it was lost with the answer.
+_LOST = frozenset((Failure.UNREACHABLE, Failure.LOST, Failure.CUT))
+
+
+class House:
+    """What every request shares."""
+
+    __slots__ = ("metrics", "routes", "settings", "upstream", "waiting")
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        routes: RouteTable,
+        upstream: Upstream,
+        metrics: Metrics,
+        waiting: WaitingRoom,
+    ) -> None:
+        self.settings = settings
+        self.routes = routes
+        self.upstream = upstream
+        self.metrics = metrics
+        self.waiting = waiting
+
+
+class Prepared:
+    """What is the same for every request on a route: made once."""
+
+    __slots__ = ("address", "request_heads", "series")
+
+    def __init__(self, route: Route, series: Series) -> None:
+        self.address = (route.host, route.port)
+        self.series = series
+        self.request_heads = {
+            endpoint.path: (
+                f"POST {endpoint.path.decode()} HTTP/1.1\r\nHost: {route.host}:{route.port}\r\n"
+                "Content-Type: application/json\r\nContent-Length: "
+            ).encode()
+            for endpoint in ENDPOINTS
+        }
+
+
+class Generation(Call, Asked):
+    """A request whose fields passed every check. `start` sends it; it ends by itself, exactly once."""
+
+    __slots__ = (
+        "_began",
+        "_body",
+        "_door",
+        "_endpoint",
+        "_ended",
+        "_fields",
+        "_first",
+        "_head",
+        "_house",
+        "_lane",
+        "_lost",
+        "_paused",
+        "_pieces",
+        "_receiver",
+        "_series",
+        "_size",
+        "_streaming",
+        "_tries",
+        "deadline",
+        "model",
+    )
+
+    def __init__(
+        self, house: House, fields: dict[str, Any], endpoint: Endpoint, receiver: Receiver, *, body: bytes, door: str
+    ) -> None:
+        super().__init__()
+        self._house = house
+        self._fields = fields
+        self._endpoint = endpoint
+        self._receiver = receiver
+        self._body = body
+        self._door = door
+        self._began = perf_counter()
+        self._first = 0.0
+        self._lane: Lane | None = None
+        self._series: Series | None = None
+        self._head: Head | None = None
+        self._streaming = False
+        self._ended = False
+        self._paused = False
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._tries = 0
+        self._lost: Problem | None = None
+        self.model: str = fields["model"]
+        #: When it has waited long enough for an engine, in seconds of the monotonic clock; 0 while it has not waited.
+        self.deadline = 0.0
+
+    def start(self) -> None:
+        """Send it to an engine, or let it wait for one."""
+        house = self._house
+        while True:
+            served = house.routes.served(self.model)
+            if served is None:
+                self._refuse(no_model(house.routes, self.model))
+                return
+            lane = served.lanes[0]
+            if served.chooser is not None or lane.shunned_until or not lane.route.ready:
+                found = self._choose(served)
+                if found is None:
+                    return
+                lane = found
+            problem = beyond(self._fields, self._endpoint, lane.route.capabilities)
+            if problem is not None:
+                self._refuse(problem)
+                return
+            if house.routes.enter(lane):
+                break  # else the routes were replaced this very moment
+        if lane.prepared is None:
+            lane.prepared = Prepared(lane.route, house.metrics.of(lane.route.model))
+        self._lane = lane
+        prepared: Prepared = lane.prepared
+        if self._series is None:
+            self._series = prepared.series
+            self._series.in_flight += 1
+        body = self._body
+        head = prepared.request_heads[self._endpoint.path] + b"%d\r\n\r\n" % len(body)
+        house.upstream.send(prepared.address, head, body, self)
+
+    def _choose(self, served: Served) -> Lane | None:
+        """The lane to ask; None where there is none now, and the request waits or is refused."""
+        now = monotonic()
+        lanes = [lane for lane in served.lanes if lane.route.ready and lane.shunned_until <= now]
+        if lanes:
+            return (
+                lanes[0]
+                if served.chooser is None or len(lanes) == 1
+                else served.chooser.choose(lanes, self._fields, now)
+            )
+        waits = [lane.route for lane in served.lanes if lane.route.ready or lane.route.coming]
+        if waits:
+            self._wait(waits[0], now)
+        else:
+            self._refuse(_not_ready(served.route))
+        return None
+
+    def _wait(self, route: Route, now: float) -> None:
+        """Wait until the routes change, or until an engine that was lost may be tried again."""
+        house = self._house
+        if not self.deadline:
+            self.deadline = now + house.settings.wait_s
+        if now >= self.deadline or not house.waiting.admit(self):
+            self._refuse(self._lost or _not_ready(route))
+        elif not route.ready:
+            house.routes.ask_for(self.model, now)
+
+    def waited_too_long(self) -> None:
+        """Nothing came in the time a request may wait."""
+        served = self._house.routes.served(self.model)
+        if served is None:
+            self._refuse(no_model(self._house.routes, self.model))
+        else:
+            self._refuse(self._lost or _not_ready(served.route))
+
+    # What the engine says.
+
+    def on_head(self, head: Head) -> None:
+        self._head = head
+        self._streaming = head.status == 200 and head.content_type.startswith(b"text/event-stream")
+        if self._paused and self.connection is not None:
+            self.connection.pause()  # the client was slow before there was anything to hold back
+
+    def on_data(self, data: bytes) -> None:
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._streaming:
+            if not self._first:
+                self._first = perf_counter()
+                assert self._lane is not None
+                self._receiver.begin(self._lane.route)
+                if self._endpoint is CHAT:
+                    data = with_role(data)
+            try:
+                self._receiver.data(data)
+            except ValueError as error:
+                self._house.upstream.cancel(self)
+                self.on_failed(Failure.MALFORMED, f"what it sent is not JSON: {error}")
+                return
+            if self._size > _TAIL_LIMIT:
+                self._pieces = [self._tail()]
+                self._size = len(self._pieces[0])
+        elif self._size > _ANSWER_LIMIT:
+            self._house.upstream.cancel(self)
+            self.on_failed(Failure.MALFORMED, f"its answer is over {_ANSWER_LIMIT} bytes")
+
+    def on_end(self) -> None:
+        head, lane = self._head, self._lane
+        assert head is not None and lane is not None
+        if self._streaming:
+            tail = self._tail()
+            if not tail.rstrip().endswith(_DONE) and b'"error":' not in tail:
+                self.on_failed(Failure.CUT, "its stream ended before it was complete")
+                return
+            self._leave(200, tail)
+            self._receiver.end()
+            return
+        answer = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        if head.status == 200:
+            self._leave(200, answer)
+            try:
+                self._receiver.whole(answer, lane.route)
+            except ValueError as error:
+                self._receiver.failed(_problem(Failure.MALFORMED, f"what it sent is not JSON: {error}"))
+        else:
+            problem = translated(head.status, answer, param=self._endpoint.conversation, retry_after_s=head.retry_s)
+            self._refuse(problem)
+
+    def on_failed(self, failure: Failure, detail: str) -> None:
+        if self._first:
+            tail = self._tail()
+            self._leave(502, tail)
+            # The engine may have died within a frame: end it, so that what follows is a frame of its own.
+            if tail and not tail.endswith(b"\n\n") and failure is not Failure.MALFORMED:
+                with suppress(ValueError):
+                    self._receiver.data(b"\n\n")
+            self._receiver.failed(_problem(failure, detail))
+            return
+        problem = _problem(failure, detail)
+        if not self._again(failure, problem):
+            self._refuse(problem)
+
+    def _again(self, failure: Failure, problem: Problem) -> bool:
+        """Send it once more, where that may help: nothing of an answer has reached the client."""
+        house, lane = self._house, self._lane
+        assert lane is not None
+        if failure not in _LOST or (failure is Failure.UNREACHABLE and not house.settings.retries):
+            return False
+        if failure is not Failure.UNREACHABLE:
+            # The engine had this request when it was lost. It may be the request that ends engines.
+            if self._tries >= house.settings.retries:
+                return False
+            self._tries += 1
+        now = monotonic()
+        if not self.deadline:
+            self.deadline = now + house.settings.wait_s
+        if now >= self.deadline:
+            return False
+        self._lost = problem
+        self._give_back(now)
+        assert self._series is not None
+        self._series.retries += 1
+        lane.shunned_until = now + _SHUNNED_S
+        self._head = None
+        self._pieces, self._size, self._streaming, self.retried = [], 0, False, False
+        self.start()
+        return True
+
+    # What the client does.
+
+    def cancel(self) -> None:
+        if self._ended:
+            return
+        self._house.upstream.cancel(self)
+        self._house.waiting.leave(self)
+        if self._series is not None:
+            self._series.disconnects += 1
+        self._leave(_CLIENT_GONE, self._tail())
+
+    def pause(self) -> None:
+        self._paused = True
+        if self.connection is not None:
+            self.connection.pause()
+
+    def resume(self) -> None:
+        self._paused = False
+        if self.connection is not None:
+            self.connection.resume()
+
+    def _tail(self) -> bytes:
+        return b"".join(self._pieces)[-_TAIL:]
+
+    def _refuse(self, problem: Problem) -> None:
+        self._leave(problem.status, b"")
+        self._receiver.failed(problem)
+
+    def _give_back(self, now: float) -> None:
+        lane, self._lane = self._lane, None
+        if lane is not None:
+            lane.load.running -= 1
+            lane.load.used = now
+
+    def _leave(self, status: int, answer: bytes) -> None:
+        """Write the figures down and give the place back."""
+        self._ended = True
+        self._give_back(monotonic())
+        series = self._series
+        if series is None:  # it never came to an engine
+            metrics = self._house.metrics
+            known = self._house.routes.served(self.model) is not None
+            metrics.of(self.model if known else "").count(self._door, status)
+            return
+        series.in_flight -= 1
+        series.count(self._door, status)
+        series.took(self._door, perf_counter() - self._began)
+        if self._first:
+            series.first_tokens.observe(self._first - self._began)
+        if self.retried:
+            series.retries += 1
+        if answer:
+            prompt, generated = token_counts(answer)
+            series.prompt_tokens += prompt
+            series.generation_tokens += generated
+
+
+def no_model(routes: RouteTable, name: str) -> Problem:
+    """Nothing answers to this name."""
+    from pressroom.kernel import did_you_mean
+
+    name = name[:200]  # comparing takes time that grows with the length
+    known = [route.model for route in routes.all()]
+    hint = did_you_mean(name, known, otherwise=f"There are: {', '.join(known[:20])}." if known else "")
+    message = f"The model `{name}` does not exist. {hint}".strip()
+    return Problem(404, message, code="model_not_found")
+
+
+def _not_ready(route: Route) -> Problem:
+    message = f"The model '{route.model}' is not ready: {route.detail or 'it is starting'}."
+    return server_error(503, message, code="model_not_ready", retry_after_s=route.retry_after_s)
+
+
+def _problem(failure: Failure, detail: str) -> Problem:
+    if failure is Failure.UNREACHABLE:
+        return server_error(503, f"The engine cannot be reached: {detail}.", code="engine_unavailable", retry_after_s=1)
+    if failure is Failure.SILENT:
+        return server_error(504, f"The engine was too slow: {detail}.", code="engine_timeout")
+    return server_error(502, f"The engine failed: {detail}.", code="engine_error")
+
+
+def with_role(data: bytes) -> bytes:
+    """The beginning of a chat stream with a role in its first delta, as the protocol has it.
+
+    llama.cpp leaves the role out where the first token is only part of a character (an emoji, most of Chinese).
+    """
+    frame = data[: data.find(b"\n\n")]
+    place = frame.find(_DELTA)
+    if place < 0 or b'"role"' in frame:
+        return data
+    place += len(_DELTA)
+    comma = b"" if data[place : place + 1] == b"}" else b","
+    return data[:place] + b'"role":"assistant"' + comma + data[place:]
