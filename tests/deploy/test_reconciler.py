@@ -40,7 +40,7 @@ class ScriptedCluster(Cluster):
         super().__init__(workspace)
         self.launched: list[ScriptedReplica] = []
 
-    def launch(self, wish: Deployment) -> Replica:
+    def launch(self, wish: Deployment, *, label: str = "") -> Replica:
         if wish.digest == "sha256-gone":
             raise NotFoundError("the bytes are gone", hint="Pull it again.")
         self.launched.append(ScriptedReplica(wish, 1000 + len(self.launched)))

@@ -181,7 +181,7 @@ def test_serve_ends_with_zero_on_a_signal(workspace: Workspace) -> None:
 
 
 def test_deploying_again_what_failed_tries_it_anew(workspace: Workspace) -> None:
-    from pressroom.cli.serving import make_wish
+    from pressroom.deploy import make_wish
 
     deployments = Deployments(workspace)
     with Server(workspace):

@@ -40,7 +40,7 @@ def fill_sheet(workspace: Workspace, ref: Ref | str, *, again: bool = False, win
             workspace,
             version,
             model=registry.materialise(version),
-            engine=settings.engine,
+            engine=_engine(workspace, version),
             text=read_text(workspace, text),
             text_ref=text.ref,
             config=config,
@@ -49,6 +49,15 @@ def fill_sheet(workspace: Workspace, ref: Ref | str, *, again: bool = False, win
         ):
             registry.add_figures(version.ref, [figure])
     return registry.get(version.ref)
+
+
+def _engine(workspace: Workspace, version: Version) -> str:
+    """The engine that the sheet is about: the setting's, or the one for these weights."""
+    from pressroom.engines import engines_for
+
+    if workspace.settings.engine != "auto":
+        return workspace.settings.engine
+    return next(iter(engines_for(workspace, str(version.metadata.get("format", "gguf")))), "llamacpp")
 
 
 def _parent(registry: Registry, version: Version) -> tuple[Path, str] | None:

@@ -15,13 +15,21 @@ from pressroom.cli._signals import until_stopped
 
 if TYPE_CHECKING:
     from pressroom.deploy import Deployment, Observed
-    from pressroom.kernel import Workspace
 
 
 @click.command(epilog="Example: press deploy smollm2:1 --as chat")
 @click.argument("ref")
 @click.option("--as", "name", metavar="NAME", help="Name it answers to; the model's own otherwise.")
-@click.option("--engine", help="Engine to run it on; the setting `engine` otherwise.")
+@click.option("--engine", help="Engine to run it on; the setting `engine` otherwise. auto: by weights and load.")
+@click.option("--with", "also", multiple=True, metavar="REF", help="Another form of the model for auto; repeatable.")
+@click.option("--replicas", type=click.IntRange(1, 64), default=1, help="Copies of it, each an engine of its own.")
+@click.option(
+    "--idle-stop",
+    "idle_stop_s",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    help="Let it sleep after this long without a request; 0: never.",
+)
 @click.option("--context", type=click.IntRange(0), help="Tokens of context a request may use.")
 @click.option("--slots", type=click.IntRange(1), help="Requests worked on at once.")
 @click.option("--threads", type=click.IntRange(0), help="Threads of the engine.")
@@ -32,6 +40,9 @@ def deploy(
     ref: str,
     name: str | None,
     engine: str | None,
+    also: tuple[str, ...],
+    replicas: int,
+    idle_stop_s: float | None,
     extra: tuple[str, ...],
     no_wait: bool,
     as_json: bool,
@@ -42,12 +53,21 @@ def deploy(
     Starts the server in the background where none runs yet. A name that is taken is switched over when the new version
     answers; until then the old one goes on.
     """
-    from pressroom.deploy import Deployments, Phase, running_server, start_detached, wait_until
+    from pressroom.deploy import Deployments, Phase, make_wish, running_server, start_detached, wait_until
     from pressroom.kernel import Workspace
 
     options = {**_parsed_options(extra), **{key: value for key, value in sizes.items() if value is not None}}
     with Workspace.open() as workspace:
-        wish = make_wish(workspace, ref, name=name, engine=engine, options=options)
+        wish = make_wish(
+            workspace,
+            ref,
+            name=name,
+            engine=engine,
+            options=options,
+            also=also,
+            replicas=replicas,
+            idle_stop_s=idle_stop_s,
+        )
         server = running_server(workspace)
         if server is None:
             server = start_detached(workspace)
@@ -62,42 +82,6 @@ def deploy(
         print_json(deployment_record(wish, seen, server.url))
     else:
         click.echo(f"{wish.name} is {seen.phase.value}: {wish.ref} on {wish.engine}, at {server.url}/v1")
-
-
-def make_wish(
-    workspace: Workspace,
-    ref: str,
-    *,
-    name: str | None = None,
-    engine: str | None = None,
-    options: dict[str, Any] | None = None,
-) -> Deployment:
-    """Write the wish to serve `ref`, after checking that the version is there and its engine can run it.
-
-    The same wish again changes nothing, unless it failed: then it is tried anew.
-    """
-    from pressroom.deploy import Deployments, Phase, check_format
-    from pressroom.engines import engine_class
-    from pressroom.kernel import Ref
-    from pressroom.registry import Registry
-
-    engine = engine or workspace.settings.engine
-    kind = engine_class(engine)
-    deployments = Deployments(workspace)
-    if kind.formats:
-        version = Registry(workspace).get(ref)
-        check_format(version, engine, kind)
-        wish = deployments.put(
-            name or version.name,
-            ref=f"{version.name}:{version.number}",
-            digest=version.digest,
-            engine=engine,
-            options=options,
-        )
-    else:  # an engine without weights (echo) answers for any reference
-        parsed = Ref.parse(ref)
-        wish = deployments.put(name or parsed.name, ref=str(parsed), digest="", engine=engine, options=options)
-    return deployments.retry(wish.name) if deployments.observed(wish).phase is Phase.FAILED else wish
 
 
 @click.command(epilog="Example: press serve --port 9000")

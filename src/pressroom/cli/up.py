@@ -109,8 +109,7 @@ class _Up:
         return version
 
     def _serve(self, workspace: Workspace, version: Version, *, question: str, port: int | None, once: bool) -> None:
-        from pressroom.cli.serving import make_wish
-        from pressroom.deploy import Deployments, Phase, Server, running_server, wait_until
+        from pressroom.deploy import Deployments, Phase, Server, make_wish, running_server, wait_until
 
         found = running_server(workspace)
         server = None if found else Server(workspace, port=port)

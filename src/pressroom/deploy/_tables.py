@@ -17,6 +17,9 @@ deployments = sa.Table(
     sa.Column("running", sa.Boolean, nullable=False),
     sa.Column("generation", sa.Integer, nullable=False),
     sa.Column("created", sa.Float, nullable=False),
+    sa.Column("variants", sa.JSON, nullable=False, server_default="[]"),
+    sa.Column("replicas", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("idle_stop_s", sa.Float),
 )
 
 observed = sa.Table(
@@ -35,6 +38,20 @@ observed = sa.Table(
     sa.Column("seen", sa.Float, nullable=False),
     # Which server process saw it: what an earlier one wrote before it was killed does not count.
     sa.Column("server", sa.String(64), nullable=False),
+    sa.Column("copies", sa.JSON, nullable=False, server_default="[]"),
+)
+
+# What an engine was measured to give here, so that it is measured once: `what` is "speed" or "parity".
+measured = sa.Table(
+    "deployments_measured",
+    metadata,
+    sa.Column("digest", sa.String(80), primary_key=True),
+    sa.Column("engine", sa.String(64), primary_key=True),
+    sa.Column("what", sa.String(16), primary_key=True),
+    # What the figures depend on besides: the machine, the engine's version, its threads and slots.
+    sa.Column("conditions", sa.String(200), primary_key=True),
+    sa.Column("figures", sa.JSON, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
 )
 
 
@@ -42,4 +59,16 @@ def first_tables(connection: sa.Connection) -> None:
     metadata.create_all(connection)
 
 
-MIGRATIONS = (first_tables,)
+def variants_and_copies(connection: sa.Connection) -> None:
+    """The columns and the table that a database of the first step does not have yet."""
+    for table in (deployments, observed):
+        known = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in known:
+                kind = column.type.compile(connection.dialect)
+                rest = "" if column.nullable else f" NOT NULL DEFAULT '{column.server_default.arg}'"  # type: ignore[union-attr]
+                connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}{rest}"))
+    measured.create(connection, checkfirst=True)
+
+
+MIGRATIONS = (first_tables, variants_and_copies)

@@ -11,15 +11,19 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pressroom.engines.base import Capabilities, Engine
 from pressroom.kernel import CapabilityError, Workspace
 from pressroom.registry.base import Version
 
+if TYPE_CHECKING:
+    from pressroom.engines import Estimate
+
 
 class Phase(StrEnum):
-    """Where a deployment is. `waiting`: no server process runs, or it has not looked yet."""
+    """Where a deployment is. `waiting`: no server process runs, or it has not looked yet, or there is no room for it
+    now. `asleep`: nobody asked for it in a while, and the next request starts it."""
 
     WAITING = "waiting"
     STARTING = "starting"
@@ -27,17 +31,38 @@ class Phase(StrEnum):
     BACKOFF = "backoff"
     FAILED = "failed"
     STOPPED = "stopped"
+    ASLEEP = "asleep"
+
+
+#: The engine of a deployment whose variants are chosen among by the load.
+AUTO = "auto"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variant:
+    """One form of a model that `auto` may answer with: a version, and the engine that runs it."""
+
+    ref: str
+    digest: str
+    engine: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Deployment:
-    """A wish: the version that should answer to `name`. `generation` rises with every change of the wish."""
+    """A wish: the version that should answer to `name`. `generation` rises with every change of the wish.
+
+    `replicas` copies of it run, each an engine of its own. Where `engine` is AUTO, `variants` are what is chosen among.
+    `idle_stop_s` is after how many seconds without a request it falls asleep: 0 for never, None for the setting's.
+    """
 
     name: str
     ref: str
     digest: str
     engine: str
     options: dict[str, Any] = field(default_factory=dict)
+    variants: tuple[Variant, ...] = ()
+    replicas: int = 1
+    idle_stop_s: float | None = None
     running: bool = True
     generation: int = 1
     created: float = 0.0
@@ -58,6 +83,8 @@ class Observed:
     context: int = 0
     since: float = 0.0
     seen: float = 0.0
+    #: One entry a copy: version, engine, phase, pid, memory, and what was measured of it.
+    copies: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,15 +97,17 @@ class Running:
     port: int = 0
     pid: int | None = None
     context: int = 0
+    slots: int = 0
     restarts: int = 0
     memory_bytes: int = 0
+    peak_memory_bytes: int = 0
     since: float = 0.0
 
 
 class Replica(ABC):
     """A started copy that is kept alive. Its methods may be called from any thread."""
 
-    #: What the engine behind it can do.
+    #: What the engine behind it can do; may change once it has come up.
     capabilities: Capabilities
 
     @abstractmethod
@@ -100,9 +129,17 @@ class Cluster(ABC):
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
 
+    def needs(self, wish: Deployment) -> Estimate | None:
+        """What memory a copy of what is wished would take here; None where that is not this machine's, or not known.
+
+        Raises:
+            NotFoundError, PluginError, EngineError: as `launch`.
+        """
+        return None
+
     @abstractmethod
-    def launch(self, wish: Deployment) -> Replica:
-        """Start a copy of what is wished.
+    def launch(self, wish: Deployment, *, label: str = "") -> Replica:
+        """Start a copy of what is wished. `label` tells the log of one copy from another's.
 
         Raises:
             NotFoundError: the version, or its bytes, are gone.
@@ -110,9 +147,9 @@ class Cluster(ABC):
         """
 
 
-def log_file(logs: Path, name: str) -> Path:
-    """Where the engine of a deployment writes; the namespace of a name becomes part of the file's name."""
-    return logs / f"{name.replace('/', '--')}.log"
+def log_file(logs: Path, name: str, label: str = "") -> Path:
+    """Where an engine of a deployment writes; the namespace of a name becomes part of the file's name."""
+    return logs / f"{name.replace('/', '--')}{f'.{label}' if label else ''}.log"
 
 
 def check_format(version: Version, engine: str, kind: type[Engine]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from pressroom.deploy import _tables as tables
-from pressroom.deploy.base import Deployment, Observed, Phase
+from pressroom.deploy.base import Deployment, Observed, Phase, Variant
 from pressroom.kernel import NotFoundError, RefError, Workspace, did_you_mean, is_name
 
 if TYPE_CHECKING:
@@ -28,7 +29,16 @@ class Deployments:
         self._database.migrate("deploy", tables.MIGRATIONS)
 
     def put(
-        self, name: str, *, ref: str, digest: str, engine: str, options: dict[str, Any] | None = None
+        self,
+        name: str,
+        *,
+        ref: str,
+        digest: str,
+        engine: str,
+        options: dict[str, Any] | None = None,
+        variants: Sequence[Variant] = (),
+        replicas: int = 1,
+        idle_stop_s: float | None = None,
     ) -> Deployment:
         """Wish that `name` is answered by the version `digest`. The same wish again starts nothing anew.
 
@@ -52,6 +62,9 @@ class Deployments:
                 digest=digest,
                 engine=engine,
                 options=options or {},
+                variants=tuple(variants),
+                replicas=replicas,
+                idle_stop_s=idle_stop_s,
                 generation=before.generation + 1 if before else 1,
                 created=before.created if before else time.time(),
             )
@@ -140,10 +153,32 @@ class Deployments:
         holder = self._workspace.lock_holder(SERVER_LOCK)
         return f"{holder.get('pid')}-{holder.get('since')}" if holder else ""
 
+    def measured(self, digest: str, engine: str, what: str, conditions: str) -> dict[str, Any] | None:
+        """What was measured of a version on an engine under these conditions, or None."""
+        table = tables.measured
+        found = (
+            (table.c.digest == digest)
+            & (table.c.engine == engine)
+            & (table.c.what == what)
+            & (table.c.conditions == conditions)
+        )
+        with self._database.reading() as connection:
+            figures: dict[str, Any] | None = connection.scalar(sa.select(table.c.figures).where(found))
+        return figures
+
+    def write_measured(self, digest: str, engine: str, what: str, conditions: str, figures: dict[str, Any]) -> None:
+        """Keep what was measured, in place of what was before."""
+        key = {"digest": digest, "engine": engine, "what": what, "conditions": conditions}
+        table = tables.measured
+        with self._database.begin() as connection:
+            same = sa.and_(*(table.c[name] == value for name, value in key.items()))
+            connection.execute(table.delete().where(same))
+            connection.execute(table.insert().values(**key, figures=figures, at=time.time()))
+
     def holding(self, version: Version) -> str | None:
         """Why a version may not be removed: the deployment that wants it, or None."""
         for wish in self.list():
-            if wish.digest == version.digest:
+            if version.digest in (wish.digest, *(variant.digest for variant in wish.variants)):
                 state = "runs" if wish.running else "is stopped but keeps"
                 return f"the deployment {wish.name!r} {state} it (`press stop {wish.name} --forget` lets go of it)"
         return None
@@ -160,4 +195,5 @@ class Deployments:
 
 
 def _deployment(row: sa.Row[Any]) -> Deployment:
-    return Deployment(**row._mapping)
+    known = dict(row._mapping)
+    return Deployment(**{**known, "variants": tuple(Variant(**variant) for variant in known["variants"])})

@@ -10,14 +10,18 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
-from pressroom.deploy.base import Cluster, Deployment, Observed, Phase, Replica, Running
+from pressroom.deploy._room import Room
+from pressroom.deploy.base import Cluster, Deployment, Observed, Phase, Running
 from pressroom.deploy.deployments import Deployments
-from pressroom.gateway import Route, RouteTable
-from pressroom.kernel import PressroomError
+from pressroom.deploy.fleet import Fleet
+from pressroom.deploy.survey import Surveyor
+from pressroom.gateway import Route, RouteTable, Speeds
+from pressroom.kernel import EnginesSettings, PressroomError
 
 _log = logging.getLogger(__name__)
 
@@ -30,35 +34,38 @@ _DRAIN_S = 60.0
 
 
 @dataclass
-class _Copy:
-    wish: Deployment
-    replica: Replica | None
-    failure: str = ""
-    started: float = field(default_factory=time.time)
-
-    def running(self) -> Running:
-        if self.replica is None:
-            return Running(phase=Phase.FAILED, detail=self.failure, since=self.started)
-        return self.replica.running()
-
-
-@dataclass
 class _Entry:
-    """One deployment: the copy that has the traffic, and the one that is coming up to take it."""
+    """One deployment: the fleet that has the traffic, and the one that is coming up to take it."""
 
-    live: _Copy | None = None
-    coming: _Copy | None = None
-    route: Route | None = None
+    live: Fleet | None = None
+    coming: Fleet | None = None
+    routes: list[Route] = field(default_factory=list)
     written: Observed | None = None
+    #: Since when it is asleep (seconds of the monotonic clock), 0 while it is not; and of which generation.
+    asleep: float = 0.0
+    asleep_generation: int = 0
+    #: When a request was last seen on it, or it came up; seconds of the monotonic clock.
+    used: float = field(default_factory=time.monotonic)
 
 
 class Reconciler:
     """The loop, in a thread of its own between `start` and `stop`."""
 
-    def __init__(self, deployments: Deployments, cluster: Cluster, routes: RouteTable) -> None:
+    def __init__(
+        self,
+        deployments: Deployments,
+        cluster: Cluster,
+        routes: RouteTable,
+        settings: EnginesSettings | None = None,
+        *,
+        surveyor: Surveyor | None = None,
+    ) -> None:
         self._deployments = deployments
         self._cluster = cluster
         self._routes = routes
+        self._settings = settings or EnginesSettings()
+        self._room = Room(self._settings)
+        self._surveyor = surveyor
         self._entries: dict[str, _Entry] = {}
         self._told_stopped: dict[str, int] = {}
         self._stopping = threading.Event()
@@ -74,17 +81,18 @@ class Reconciler:
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
-        copies = [c for e in self._entries.values() for c in (e.live, e.coming) if c is not None and c.replica]
-        for copy in copies:
-            self._end_copy(copy)
+        for entry in self._entries.values():
+            for fleet in (entry.live, entry.coming):
+                if fleet is not None:
+                    self._end_fleet(fleet)
         for name in list(self._entries):
             self._routes.remove(name)
         self._enders.shutdown(wait=True)
 
     def ready(self) -> bool:
-        """Whether every deployment that should run has a copy that answers."""
+        """Whether every deployment that should run has a copy that answers, or would wake if it was asked."""
         return all(
-            entry.live is not None and entry.live.running().phase is Phase.READY
+            entry.asleep or (entry.live is not None and entry.live.running().phase is Phase.READY)
             for entry in list(self._entries.values())  # a copy: it is asked from the gateway's thread
         )
 
@@ -108,61 +116,99 @@ class Reconciler:
             if not wish.running and self._told_stopped.get(wish.name) != wish.generation:
                 self._tell_stopped(wish)  # it was stopped before this server began
             if wish.running and not self._stopping.is_set():
-                self._bring(self._entries.setdefault(wish.name, _Entry()), wish)
+                entry = self._entries.setdefault(wish.name, _Entry())
+                self._bring(entry, wish)
+                self._rest(entry, wish)
+                self._route(entry, wish)
+                self._write(entry, wish)
 
     def _bring(self, entry: _Entry, wish: Deployment) -> None:
+        if entry.asleep:
+            asked = self._routes.asked(wish.name)
+            if asked <= entry.asleep and entry.asleep_generation >= wish.generation:
+                return
+            entry.asleep, entry.used = 0.0, time.monotonic()
+            entry.written = None
         newest = entry.coming or entry.live
         if newest is None or newest.wish.generation < wish.generation:
             if entry.coming is not None:
-                self._end_copy(entry.coming)
-            entry.coming = self._launch(wish)
-        if entry.coming is not None and entry.coming.running().phase is Phase.READY:
-            replaced, old_route = entry.live, entry.route
-            entry.live, entry.coming = entry.coming, None
-            self._route(entry)
-            if replaced is not None:
-                self._end_copy(replaced, after=old_route)
-        self._route(entry)
-        self._write(entry, wish)
+                self._end_fleet(entry.coming)
+            entry.coming = Fleet(wish, self._cluster, self._room)
+        for fleet in (entry.live, entry.coming):
+            if fleet is not None:
+                fleet.look()
+        if entry.coming is not None:
+            if self._surveyor is not None:
+                self._surveyor.before(entry.coming)
+            if entry.coming.up and entry.coming.settled:
+                replaced, old_routes = entry.live, entry.routes
+                entry.live, entry.coming, entry.used = entry.coming, None, time.monotonic()
+                self._route(entry, wish)
+                if replaced is not None:
+                    self._end_fleet(replaced, after=old_routes)
+        if entry.live is not None and self._surveyor is not None:
+            self._surveyor.after(entry.live, idle=self._idle(entry))
 
-    def _launch(self, wish: Deployment) -> _Copy:
-        try:
-            return _Copy(wish, self._cluster.launch(wish))
-        except PressroomError as error:
-            _log.error("cannot start %s: %s", wish.name, error)
-            return _Copy(wish, None, failure=f"{error} {error.hint}".strip())
+    # Falling asleep and waking.
 
-    def _route(self, entry: _Entry) -> None:
-        """Tell the gateway where the deployment answers, or why it does not."""
-        copy = entry.live or entry.coming
-        assert copy is not None
-        now = copy.running()
-        wish = copy.wish
-        route = Route(
-            model=wish.name,
-            host=now.host,
-            port=now.port,
-            ref=wish.ref,
-            digest=wish.digest,
-            engine=wish.engine,
-            context=now.context,
-            capabilities=copy.replica.capabilities if copy.replica else Route.no_capabilities(),
-            created=int(wish.created),
-            ready=now.phase is Phase.READY,
-            detail=now.detail or now.phase.value,
+    def _rest(self, entry: _Entry, wish: Deployment) -> None:
+        """Let a deployment that nobody uses fall asleep: after its time, or to make room for another."""
+        fleet = entry.live
+        if fleet is None:
+            self._room.evicting.discard(wish.name)
+            return
+        now = time.monotonic()
+        if not self._idle(entry):
+            entry.used = now
+        idle = now > entry.used
+        for copy in fleet.copies:
+            self._room.use(copy.key, idle=idle and entry.coming is None, last_used=entry.used, evictable=True)
+        after = self._settings.idle_stop_s if wish.idle_stop_s is None else wish.idle_stop_s
+        wanted = wish.name in self._room.evicting
+        self._room.evicting.discard(wish.name)
+        if entry.coming is None and idle and (wanted or (after and now - entry.used >= after)):
+            _log.info("%s falls asleep: %s", wish.name, "another needs its room" if wanted else "nobody asks for it")
+            old = entry.routes
+            entry.live, entry.asleep, entry.asleep_generation = None, now, wish.generation
+            self._route(entry, wish)
+            self._end_fleet(fleet, after=old)
+
+    def _idle(self, entry: _Entry) -> bool:
+        """Whether no request runs on a deployment, and none came since it was looked at last."""
+        return not any(
+            self._routes.in_flight(route) or self._routes.last_used(route) > entry.used for route in entry.routes
         )
-        if route != entry.route:
-            self._routes.set(route)
-            entry.route = route
+
+    # Saying what is.
+
+    def _route(self, entry: _Entry, wish: Deployment) -> None:
+        """Tell the gateway where the deployment answers, or why it does not."""
+        if entry.asleep:
+            before = entry.routes[0] if entry.routes else Route(model=wish.name, ref=wish.ref, digest=wish.digest)
+            detail = "it is asleep; the next request wakes it"
+            routes = [dataclasses.replace(before, host="", port=0, ready=False, coming=True, detail=detail)]
+            speeds: Mapping[str, Speeds] = {}
+        else:
+            fleet = entry.live or entry.coming
+            assert fleet is not None
+            routes, speeds = fleet.routes(), fleet.speeds
+        if routes != entry.routes:
+            self._routes.put(wish.name, routes, speeds=speeds)
+            entry.routes = routes
 
     def _write(self, entry: _Entry, wish: Deployment) -> None:
-        """Say how the wish stands: of the copy that is coming where there is one, else of the one that serves."""
-        copy = entry.coming or entry.live
-        assert copy is not None
-        now = copy.running()
+        """Say how the wish stands: of the fleet that is coming where there is one, else of the one that serves."""
+        fleet = entry.coming or entry.live
+        if fleet is None:
+            now, copies, since = Running(phase=Phase.ASLEEP, detail="the next request wakes it"), [], time.time()
+        else:
+            now, copies, since = fleet.running(), fleet.records(), fleet.started
         detail = now.detail
         if entry.coming is not None and entry.live is not None:
             detail = f"{detail or now.phase.value}; {entry.live.wish.ref} goes on answering"
+        before = entry.written
+        if not now.since and before is not None and before.phase is now.phase:
+            since = before.since
         seen = Observed(
             name=wish.name,
             generation=wish.generation,
@@ -173,12 +219,14 @@ class Reconciler:
             restarts=now.restarts,
             memory_bytes=now.memory_bytes,
             context=now.context,
-            since=now.since or copy.started,
+            since=now.since or since,
             seen=time.time(),
+            copies=copies,
         )
-        before = entry.written
         if before is not None:
-            same = dataclasses.replace(seen, seen=before.seen, memory_bytes=before.memory_bytes) == before
+            same = dataclasses.replace(
+                seen, seen=before.seen, memory_bytes=before.memory_bytes, copies=before.copies
+            ) == before and [_steady(copy) for copy in copies] == [_steady(copy) for copy in before.copies]
             if same and seen.seen - before.seen < _HEARTBEAT_S:
                 return
         self._deployments.observe(seen)
@@ -190,9 +238,9 @@ class Reconciler:
         self._routes.remove(name)
 
         def end() -> None:
-            for copy in (entry.coming, entry.live):
-                if copy is not None:
-                    self._drain(copy, entry.route)
+            for fleet in (entry.coming, entry.live):
+                if fleet is not None:
+                    self._drain(fleet, entry.routes)
             if wish is not None:
                 self._tell_stopped(wish)
 
@@ -207,17 +255,21 @@ class Reconciler:
         )
         self._told_stopped[wish.name] = wish.generation
 
-    def _end_copy(self, copy: _Copy, *, after: Route | None = None) -> None:
-        self._enders.submit(_logged(lambda: self._drain(copy, after)))
+    def _end_fleet(self, fleet: Fleet, *, after: Sequence[Route] = ()) -> None:
+        self._enders.submit(_logged(lambda: self._drain(fleet, after)))
 
-    def _drain(self, copy: _Copy, route: Route | None) -> None:
-        """Stop a copy once the requests on its route are done, the time for that is over, or the server ends."""
+    def _drain(self, fleet: Fleet, routes: Sequence[Route]) -> None:
+        """Stop a fleet once the requests on its routes are done, the time for that is over, or the server ends."""
         deadline = time.monotonic() + _DRAIN_S
-        while route is not None and self._routes.in_flight(route) and time.monotonic() < deadline:
+        while any(self._routes.in_flight(route) for route in routes) and time.monotonic() < deadline:
             if self._stopping.wait(_POLL_S):
                 break
-        if copy.replica is not None:
-            copy.replica.stop()
+        fleet.stop()
+
+
+def _steady(copy: dict[str, Any]) -> dict[str, Any]:
+    """What of a copy is worth writing down at once when it changes."""
+    return {key: value for key, value in copy.items() if key not in ("memory_bytes", "peak_memory_bytes")}
 
 
 def _logged(work: Callable[[], None]) -> Callable[[], None]:

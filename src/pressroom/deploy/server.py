@@ -57,6 +57,7 @@ class Server:
 
     def __init__(self, workspace: Workspace, *, host: str | None = None, port: int | None = None) -> None:
         from pressroom.deploy.reconciler import Reconciler
+        from pressroom.deploy.survey import Surveyor
         from pressroom.gateway import RouteTable
 
         gateway = workspace.settings.gateway
@@ -65,7 +66,11 @@ class Server:
         self._port = gateway.port if port is None else port
         cluster = plugins.load("pressroom.deploy.backends", "pressroom.deploy", "local")(workspace)
         self._routes = RouteTable()
-        self._reconciler = Reconciler(Deployments(workspace), cluster, self._routes)
+        deployments = Deployments(workspace)
+        self._surveyor = Surveyor(deployments)
+        self._reconciler = Reconciler(
+            deployments, cluster, self._routes, workspace.settings.engines, surveyor=self._surveyor
+        )
         self._gateway: Gateway | None = None
         self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
         self._opened = threading.Event()
@@ -113,6 +118,7 @@ class Server:
         if self._loop is not None and self._stop_gateway is not None and not self._ended.is_set():
             self._loop.call_soon_threadsafe(self._stop_gateway.set)
             self._thread.join()
+        self._surveyor.close()
         self._reconciler.stop()
         (self._workspace.dir / "run" / _INFO).unlink(missing_ok=True)
         self._held.close()

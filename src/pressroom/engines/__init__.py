@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pressroom.engines._load import create, engine_class, engine_names
+from pressroom.engines._load import create, engine_class, engine_names, engines_for
 from pressroom.engines.base import Capabilities, Endpoint, Engine, EngineSpec, Health, State
 from pressroom.kernel.lazy import lazily as _lazily
 
@@ -12,14 +12,20 @@ if TYPE_CHECKING:
     from pressroom.engines._measure import measure
     from pressroom.engines._perplexity import Perplexity, perplexity
     from pressroom.engines._speed import Speed, speed
+    from pressroom.engines.memory import Action, Decision, Estimate, MachineMemory, MemoryLedger, available, estimate
     from pressroom.engines.supervisor import Policy, Snapshot, Standing, Supervisor
 
 __all__ = [
+    "Action",
     "Capabilities",
+    "Decision",
     "Endpoint",
     "Engine",
     "EngineSpec",
+    "Estimate",
     "Health",
+    "MachineMemory",
+    "MemoryLedger",
     "Perplexity",
     "Policy",
     "Snapshot",
@@ -27,9 +33,12 @@ __all__ = [
     "Standing",
     "State",
     "Supervisor",
+    "available",
     "create",
     "engine_class",
     "engine_names",
+    "engines_for",
+    "estimate",
     "measure",
     "perplexity",
     "speed",
@@ -39,12 +48,19 @@ __all__ = [
 __getattr__ = _lazily(
     __name__,
     {
+        "Action": "memory",
+        "Decision": "memory",
+        "Estimate": "memory",
+        "MachineMemory": "memory",
+        "MemoryLedger": "memory",
         "Perplexity": "_perplexity",
         "Policy": "supervisor",
         "Snapshot": "supervisor",
         "Speed": "_speed",
         "Standing": "supervisor",
         "Supervisor": "supervisor",
+        "available": "memory",
+        "estimate": "memory",
         "measure": "_measure",
         "perplexity": "_perplexity",
         "speed": "_speed",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pressroom.engines.base import Engine, EngineSpec
-from pressroom.kernel import plugins
+from pressroom.kernel import Workspace, plugins
 
 _PACKAGE = "pressroom.engines.backends"
 _GROUP = "pressroom.engines"
@@ -27,3 +27,13 @@ def engine_class(name: str) -> type[Engine]:
 def create(name: str, spec: EngineSpec) -> Engine:
     """The engine called `name`, not started yet. Raises PluginError as `engine_class` does."""
     return engine_class(name)(spec)
+
+
+def engines_for(workspace: Workspace, form: str) -> list[str]:
+    """The engines that load weights of this format and can run here, the preferred first."""
+    found = []
+    for name in engine_names():
+        kind = engine_class(name)
+        if form in kind.formats and not kind.unusable(workspace):
+            found.append((kind.rank, name))
+    return [name for _, name in sorted(found)]

@@ -136,7 +136,7 @@ def _running_figures(
         name=version.name,
         model=model if engine_class(engine).formats else None,
         context=settings.context,
-        slots=settings.slots,
+        slots=settings.slots or engine_class(engine).default_slots,
         threads=settings.threads,
         start_timeout_s=settings.start_timeout_s,
         stop_timeout_s=settings.stop_timeout_s,
@@ -153,11 +153,11 @@ def _running_figures(
         endpoint = running.start()
         where = f"{machine}; {engine} ({endpoint.version})"
         sizes = f"{spec.slots} slots of {endpoint.context or 'an unknown number of'} tokens"
-        speed(endpoint, clients=1, tokens=_WARM_UP_TOKENS)
+        speed(endpoint, clients=1, tokens=_WARM_UP_TOKENS, model=spec.name)
         for index, clients in enumerate(runs):
             rounds = []
             for number in range(_ROUNDS):
-                rounds.append(speed(endpoint, clients=clients, tokens=config.tokens))
+                rounds.append(speed(endpoint, clients=clients, tokens=config.tokens, model=spec.name))
                 workspace.events.emit(Progress(task, index * _ROUNDS + number + 1, steps, "runs"))
             yield from _speed_figures(rounds, clients, config.tokens, f"{where}, {sizes}")
         yield _peak(running, runs, f"{where}, {sizes}")

@@ -19,7 +19,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from pressroom.kernel import Workspace
 
 
 class State(StrEnum):
@@ -103,6 +106,21 @@ class Engine(ABC):
     capabilities: ClassVar[Capabilities] = Capabilities()
     #: The formats of weights it loads (`gguf`, `safetensors`); empty for one that needs no weights.
     formats: ClassVar[tuple[str, ...]] = ()
+    #: Requests at once where nobody said how many.
+    default_slots: ClassVar[int] = 4
+
+    #: Of several engines that load the same weights, the one with the lowest is preferred.
+    rank: ClassVar[int] = 50
+
+    @classmethod
+    def unusable(cls, workspace: Workspace) -> str:
+        """Why it cannot run here, and what to do about it, in a sentence; '' where it can."""
+        return ""
+
+    @classmethod
+    def defaults(cls, workspace: Workspace) -> dict[str, Any]:
+        """Options that come from the workspace where a deployment does not give them."""
+        return {}
 
     def __init__(self, spec: EngineSpec) -> None:
         self.spec = spec

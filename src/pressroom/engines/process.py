@@ -23,11 +23,13 @@ import psutil
 
 from pressroom.engines._log import EngineLog
 from pressroom.engines.base import Capabilities, Endpoint, Engine, EngineSpec, Health, State
-from pressroom.kernel import EngineStartError, MissingDependencyError
+from pressroom.kernel import EngineStartError, MissingDependencyError, Workspace
 
 _HEALTH_TIMEOUT_S = 1.0
 # A process that closed its stdout without a report is about to end, or never will.
 _ENDING_S = 1.0
+# What a process that ended had started gets this long to end by itself.
+_LEFT_BEHIND_S = 1.0
 # More than any honest report; a child that writes more than this without a line end is not one of ours.
 _REPORT_LIMIT = 1 << 20
 
@@ -38,8 +40,9 @@ class ProcessEngine(Engine):
     The same engine may be started again after `stop` or after it died.
     """
 
-    #: Libraries the child imports; `start` says which extra installs a missing one.
+    #: Libraries the child imports, and the extra that installs them ('' where Pressroom itself does).
     requires: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str] = ""
 
     def __init__(self, spec: EngineSpec) -> None:
         super().__init__(spec)
@@ -49,6 +52,19 @@ class ProcessEngine(Engine):
         self._endpoint: Endpoint | None = None
         self._stopped = False
         self._peak = 0
+
+    @classmethod
+    def unusable(cls, workspace: Workspace) -> str:
+        missing = cls._missing()
+        return f"{missing} is not installed ({cls._install()})" if missing else ""
+
+    @classmethod
+    def _missing(cls) -> str:
+        return next((name for name in cls.requires if importlib.util.find_spec(name) is None), "")
+
+    @classmethod
+    def _install(cls) -> str:
+        return f"pip install 'pressroom[{cls.extra}]'" if cls.extra else "pip install pressroom"
 
     def command(self) -> list[str]:
         """The program and its arguments, without the spec, which is appended."""
@@ -77,12 +93,12 @@ class ProcessEngine(Engine):
         return process.pid if process is not None and process.poll() is None else None
 
     def start(self) -> Endpoint:
-        missing = [name for name in self.requires if importlib.util.find_spec(name) is None]
+        missing = self._missing()
         if missing:
             raise MissingDependencyError(
-                f"the engine needs the library {missing[0]!r}, which is not installed",
-                hint="Install Pressroom again with: pip install pressroom",
-                library=missing[0],
+                f"the engine needs the library {missing!r}, which is not installed",
+                hint=f"Install it with: {self._install()}",
+                library=missing,
             )
         with self._starting:
             process = self._spawn()
@@ -230,7 +246,7 @@ class ProcessEngine(Engine):
         return self._log.tail() if self._log is not None else []
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
-        """Make sure the process is gone: ask, wait, then kill its whole session."""
+        """Make sure the process is gone, and all it started in its session: ask, wait, then kill."""
         if process.stdin is not None:
             with contextlib.suppress(OSError):
                 process.stdin.close()
@@ -243,6 +259,41 @@ class ProcessEngine(Engine):
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+        _end_session(process.pid)
+
+
+def _end_session(leader: int) -> None:
+    """End what a leader that is dead and reaped left in its session. Most of it is about to end by itself, and may have
+    something to put away first, such as shared memory."""
+    deadline = time.monotonic() + _LEFT_BEHIND_S
+    killed = False
+    while _session(leader):
+        if not killed and time.monotonic() >= deadline:
+            killed = True
+            # A number is not given away while a session has it, so this is still the session of that leader.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(leader, signal.SIGKILL)
+        elif time.monotonic() >= deadline + _LEFT_BEHIND_S:
+            return  # in the middle of a system call that does not end; nothing more can be done to it
+        time.sleep(0.01)
+
+
+def _session(leader: int) -> bool:
+    """Whether anything but zombies is left of the session of a dead leader. Two system calls where nothing is."""
+    try:
+        os.killpg(leader, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    try:
+        if psutil.Process(leader).status() != psutil.STATUS_ZOMBIE:
+            return False  # the number is somebody else's by now: nothing was left
+    except psutil.Error:
+        pass
+    for process in psutil.process_iter(["status"]):
+        with contextlib.suppress(OSError):
+            if process.info["status"] != psutil.STATUS_ZOMBIE and os.getsid(process.pid) == leader:
+                return True
+    return False
 
 
 def _ending(returncode: int) -> str:

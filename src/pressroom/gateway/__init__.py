@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pressroom.gateway._choosing import Speeds
 from pressroom.gateway.routes import Route, RouteTable
 from pressroom.kernel.lazy import lazily as _lazily
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from pressroom.gateway.app import Gateway
     from pressroom.gateway.server import serve
 
-__all__ = ["Gateway", "Route", "RouteTable", "serve"]
+__all__ = ["Gateway", "Route", "RouteTable", "Speeds", "serve"]
 
 # Where each name is that needs the HTTP libraries: loaded when used.
 __getattr__ = _lazily(__name__, {"Gateway": "app", "serve": "server"})

@@ -44,8 +44,8 @@ class Route:
 
 
 class Load:
-    """How many requests run on one endpoint, and when the last one began or ended (seconds of the event loop's clock);
-    changed on the event loop only, read from anywhere."""
+    """How many requests run on one endpoint, and when the last one ended (seconds of the monotonic clock); changed on
+    the event loop only, read from anywhere."""
 
     __slots__ = ("running", "used")
 
@@ -144,6 +144,11 @@ class RouteTable:
         """
         load = self._loads.get(_endpoint(route))
         return load.running if load is not None else 0
+
+    def last_used(self, route: Route) -> float:
+        """When a request last ended on the endpoint of `route`, in seconds of the monotonic clock; 0 where none has."""
+        load = self._loads.get(_endpoint(route))
+        return load.used if load is not None else 0.0
 
     def listen(self, listener: Callable[[str], None]) -> None:
         """Call `listener` with the name of a model whenever its routes changed, in the thread that changed them."""

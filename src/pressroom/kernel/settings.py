@@ -62,7 +62,9 @@ class GatewaySettings:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EnginesSettings:
     threads: int = _setting(0, "Threads of an engine; 0 takes the physical cores.", low=0, high=1024)
-    slots: int = _setting(4, "Requests an engine works on at once.", low=1, high=1024)
+    slots: int = _setting(
+        0, "Requests an engine works on at once; 0 takes the engine's own number.", low=0, high=1024
+    )
     context: int = _setting(0, "Tokens of context a request may use; 0 takes the model's own, at most 8192.", low=0)
     start_timeout_s: float = _setting(300.0, "Seconds an engine may take to become ready.", low=1)
     stop_timeout_s: float = _setting(5.0, "Seconds an engine gets to end before it is killed.", low=0.1)
@@ -143,7 +145,11 @@ class Settings:
         "sqlite:///.pressroom/mlflow.db",
         "Where runs are tracked: an MLflow tracking URL; relative paths start at the workspace.",
     )
-    engine: str = _setting("llamacpp", "Engine that runs a model when a deployment does not name one.")
+    engine: str = _setting(
+        "auto",
+        "Engine that runs a model when a deployment does not name one. auto: the one for its weights, and where there "
+        "are several forms of the model, the one that was measured best at the present load.",
+    )
     offline: bool = _setting(False, "Never use the network; what would need it is an error.")
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     engines: EnginesSettings = field(default_factory=EnginesSettings)

@@ -35,6 +35,7 @@ class Backend(ProcessEngine):
 
     capabilities = Capabilities(logprobs=True, json_schema=True)
     formats = ("gguf",)
+    rank = 10
     requires = ("xllamacpp",)
 
     def cause(self, lines: list[str]) -> str:

@@ -1,0 +1,85 @@
+"""Room in memory for the copies of deployments: asked before a start, corrected by what is measured, given back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pressroom.engines import Action, Estimate, MemoryLedger, available
+from pressroom.kernel import DeployError, EnginesSettings
+
+
+class NoRoomError(DeployError):
+    """A copy does not fit into the memory that engines may take, and will not by waiting."""
+
+
+class Room:
+    """The memory ledger of one server. Belongs to the reconciler's thread.
+
+    Copies are known by their keys; `evicting` names the deployments that must fall asleep to make room.
+    """
+
+    def __init__(self, settings: EnginesSettings) -> None:
+        self._settings = settings
+        self._ledger = MemoryLedger(available(settings).engines, policy=settings.when_full)
+        self._estimates: dict[str, Estimate | None] = {}
+        self._owners: dict[str, str] = {}
+        self.evicting: set[str] = set()
+
+    def ask(self, key: str, owner: str, needs: Callable[[], Estimate | None]) -> str:
+        """'' where the copy `key` of the deployment `owner` may start now, else why it waits, with figures.
+
+        Raises:
+            NoRoomError: it never fits, or does not now and the policy is to refuse.
+            PressroomError: what `needs` raises.
+        """
+        if key not in self._estimates:
+            self._estimates[key] = needs()
+        estimate = self._estimates[key]
+        if estimate is None:
+            return ""
+        self._owners[key] = owner
+        decision = self._ledger.decide(key, estimate.total, later=estimate.later)
+        if decision.action is Action.START:
+            return ""
+        reason = self._readable(decision.reason)
+        if decision.action is Action.REFUSE:
+            self._estimates.pop(key, None)
+            raise NoRoomError(
+                reason,
+                hint="Take a smaller model, less context or fewer slots, stop another deployment, or let engines have "
+                "more (setting engines.memory_bytes).",
+                needed=decision.needed,
+                allowed=decision.allowed,
+                taken=dict(decision.taken),
+                estimate=estimate.how,
+            )
+        self.evicting.update(self._owners[each] for each in decision.evict if each in self._owners)
+        return reason
+
+    def figures(self, key: str) -> dict[str, Any]:
+        """What was estimated for the copy, for people and scripts."""
+        estimate = self._estimates.get(key)
+        if estimate is None:
+            return {}
+        return {"memory_estimate_bytes": estimate.total, "memory_estimate": estimate.how}
+
+    def measured(self, key: str, size: int) -> None:
+        """The copy was seen to take `size` bytes."""
+        self._ledger.measured(key, size)
+
+    def use(self, key: str, *, idle: bool, last_used: float, evictable: bool) -> None:
+        """Whether requests run on the copy, and when the last one ended (seconds of the monotonic clock)."""
+        self._ledger.use(key, idle=idle, last_used=last_used, evictable=evictable)
+
+    def leave(self, key: str) -> None:
+        """The copy is gone, or will not start."""
+        self._ledger.release(key)
+        self._ledger.withdraw(key)
+        self._estimates.pop(key, None)
+        self._owners.pop(key, None)
+
+    def _readable(self, reason: str) -> str:
+        for key, owner in self._owners.items():
+            reason = reason.replace(key, owner)
+        return reason

@@ -1,0 +1,118 @@
+"""What is measured of a deployment while it runs: how fast each variant of `auto` is at which load, and whether each
+copy says what its model says.
+
+Measured once for a version, an engine and a machine, then kept in the database.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from pressroom.deploy.base import AUTO, Phase, Running
+from pressroom.deploy.deployments import Deployments
+from pressroom.deploy.fleet import Copy, Fleet
+from pressroom.engines import Endpoint, speed
+from pressroom.kernel import EngineError, PressroomError, this_machine
+
+_log = logging.getLogger(__name__)
+
+# Clients at once that the variants of `auto` are compared at; between them the figures are interpolated.
+_CLIENTS = (1, 4, 8, 16, 64)
+_TOKENS = 48
+_WARM_UP = 8
+_CONDITIONS_LENGTH = 200
+
+
+class Surveyor:
+    """Measures fleets in a thread of its own; `before` and `after` are called by the reconciler and return at once."""
+
+    def __init__(self, deployments: Deployments) -> None:
+        self._deployments = deployments
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="survey")
+        self._running: dict[str, Future[None]] = {}
+        self._stopping = threading.Event()
+
+    def before(self, fleet: Fleet) -> None:
+        """Measure what `auto` must know of a fleet before it takes traffic, and hold it back until that is known."""
+        if fleet.wish.engine != AUTO or fleet.speeds:
+            return
+        ready = [copy for copy in fleet.copies if copy.running().phase is Phase.READY]
+        if any(copy.running().phase not in (Phase.READY, Phase.FAILED) for copy in fleet.copies):
+            fleet.holding_back = "its engines start"
+            return
+        if len(ready) < 2:
+            fleet.holding_back = ""  # there is nothing to choose among
+            return
+        known = {copy.wish.engine: self._known_speeds(copy) for copy in ready}
+        if all(known.values()):
+            fleet.speeds = {engine: speeds for engine, speeds in known.items() if speeds}
+            for copy in ready:
+                copy.figures["tokens_per_second"] = {str(n): rate for n, rate in fleet.speeds[copy.wish.engine]}
+            fleet.holding_back = ""
+            return
+        fleet.holding_back = fleet.holding_back or "its engines are measured"
+        self._once(f"speed {ready[0].key}", lambda: self._measure_speeds(fleet, ready))
+
+    def after(self, fleet: Fleet, *, idle: bool) -> None:
+        """Measure what may be measured while a fleet serves, where it has nothing else to do."""
+
+    def close(self) -> None:
+        """Let what runs end; nothing more begins."""
+        self._stopping.set()
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+    def _once(self, key: str, work: Callable[[], None]) -> None:
+        if key not in self._running and not self._stopping.is_set():
+            self._running[key] = self._worker.submit(_logged(work))
+
+    def _known_speeds(self, copy: Copy) -> tuple[tuple[int, float], ...] | None:
+        wish = copy.wish
+        figures = self._deployments.measured(wish.digest, wish.engine, "speed", conditions(copy))
+        return tuple((int(clients), float(rate)) for clients, rate in figures["speeds"]) if figures else None
+
+    def _measure_speeds(self, fleet: Fleet, copies: list[Copy]) -> None:
+        for copy in copies:
+            if self._known_speeds(copy):
+                continue
+            found = []
+            endpoint = _endpoint(copy.running())
+            try:
+                speed(endpoint, clients=1, tokens=_WARM_UP, model=copy.wish.name)
+                for clients in _CLIENTS:
+                    fleet.holding_back = f"{copy.wish.engine} is measured at {clients} clients"
+                    if self._stopping.is_set():
+                        return
+                    run = speed(endpoint, clients=clients, tokens=_TOKENS, model=copy.wish.name)
+                    found.append((clients, round(run.tokens_per_second, 1)))
+            except EngineError as error:
+                _log.error("%s on %s is not chosen: %s", copy.wish.name, copy.wish.engine, error)
+                found = [(clients, 0.0) for clients in _CLIENTS]
+            figures: dict[str, Any] = {"speeds": found, "tokens": _TOKENS}
+            self._deployments.write_measured(copy.wish.digest, copy.wish.engine, "speed", conditions(copy), figures)
+
+
+def conditions(copy: Copy) -> str:
+    """What the figures of a copy depend on besides its version and engine."""
+    now = copy.running()
+    options = ",".join(f"{key}={value}" for key, value in sorted(copy.wish.options.items()))
+    return f"{this_machine()}; {now.slots} slots of {now.context}; {options}"[:_CONDITIONS_LENGTH]
+
+
+def _endpoint(now: Running) -> Endpoint:
+    return Endpoint(host=now.host, port=now.port, pid=now.pid or 0, context=now.context, slots=now.slots)
+
+
+def _logged(work: Callable[[], None]) -> Callable[[], None]:
+    def run() -> None:
+        try:
+            work()
+        except PressroomError as error:
+            _log.error("a measurement failed: %s", error)
+        except Exception:  # the edge of a thread  # noqa: BLE001
+            _log.exception("a measurement failed")
+
+    return run

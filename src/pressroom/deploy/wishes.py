@@ -1,0 +1,141 @@
+"""From what a person asks for to a complete wish: which version, on which engine, and what `auto` chooses among."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pressroom.deploy.base import AUTO, Deployment, Phase, Variant, check_format
+from pressroom.deploy.deployments import Deployments
+from pressroom.engines import engine_class, engines_for
+from pressroom.kernel import CapabilityError, DeployError, Ref, Workspace
+
+if TYPE_CHECKING:
+    from pressroom.registry import Registry
+    from pressroom.registry.base import Version
+
+# Engines that run the same weights at the same load: the first of them that is usable here is enough.
+_BATCHING = ("vllm", "transformers")
+# How a version is related to another form of the same model.
+_OTHER_FORMS = ("quantised",)
+
+
+def make_wish(
+    workspace: Workspace,
+    ref: str,
+    *,
+    name: str | None = None,
+    engine: str | None = None,
+    options: dict[str, Any] | None = None,
+    also: Sequence[str] = (),
+    replicas: int = 1,
+    idle_stop_s: float | None = None,
+) -> Deployment:
+    """Write the wish to serve `ref`, after checking that the version is there and its engine can run it.
+
+    `engine` is the setting's where it is not given. With "auto" it is the one that runs this kind of weights here;
+    where there are several forms of the model (`also`, or a quantised child or parent of the version) they are chosen
+    among by the load. The same wish again changes nothing, unless it failed or sleeps: then it is tried anew.
+
+    Raises:
+        NotFoundError: there is no such version.
+        PluginError, CapabilityError: there is no such engine, or it does not run this kind of weights, or not here.
+        DeployError: what was asked for contradicts itself.
+    """
+    wanted = engine or workspace.settings.engine
+    deployments = Deployments(workspace)
+    more: dict[str, Any] = {"options": options, "replicas": replicas, "idle_stop_s": idle_stop_s}
+    if (
+        wanted != AUTO and not engine_class(wanted).formats
+    ):  # an engine without weights (echo) answers for any reference
+        parsed = Ref.parse(ref)
+        wish = deployments.put(name or parsed.name, ref=str(parsed), digest="", engine=wanted, **more)
+    else:
+        from pressroom.registry import Registry
+
+        registry = Registry(workspace)
+        version = registry.get(ref)
+        if wanted == AUTO:
+            variants = list(_variants(workspace, registry, version, also))
+        elif also:
+            raise DeployError(
+                f"other forms of {ref} were given, and {wanted!r} is to run it",
+                hint=f"Choosing among forms is what `--engine {AUTO}` does.",
+            )
+        else:
+            check_format(version, wanted, engine_class(wanted))
+            variants = [Variant(ref=_named(version), digest=version.digest, engine=wanted)]
+        several = len(variants) > 1
+        if several and replicas > 1:
+            raise DeployError(
+                f"{replicas} replicas of {len(variants)} variants were asked for",
+                hint="Replicas are copies of one engine: name it with --engine, or leave --replicas out.",
+            )
+        wish = deployments.put(
+            name or version.name,
+            ref=_named(version),
+            digest=version.digest,
+            engine=AUTO if several else variants[0].engine,
+            variants=variants if several else (),
+            **more,
+        )
+    again = deployments.observed(wish).phase in (Phase.FAILED, Phase.ASLEEP)
+    return deployments.retry(wish.name) if again else wish
+
+
+def _variants(workspace: Workspace, registry: Registry, version: Version, also: Sequence[str]) -> Iterator[Variant]:
+    """The forms of a model, each with the engine that runs it here, and no engine twice."""
+    taken: set[str] = set()
+    found = False
+    others = [registry.get(ref) for ref in also] if also else _family(registry, version)
+    for each in (version, *others):
+        form = str(each.metadata.get("format", each.kind))
+        usable = engines_for(workspace, form)
+        if not usable and (each is version or also):
+            raise _no_engine(workspace, each, form)
+        for name in usable[:1]:
+            alike = set(_BATCHING) if name in _BATCHING else {name}
+            if not taken & alike:
+                taken |= alike
+                found = True
+                yield Variant(ref=_named(each), digest=each.digest, engine=name)
+            elif also and each is not version:
+                raise DeployError(
+                    f"{_named(each)} would run on {name}, which runs another form already",
+                    hint="`auto` chooses among engines: give it forms that different engines run.",
+                )
+    assert found
+
+
+def _family(registry: Registry, version: Version) -> list[Version]:
+    """Other forms of the same model: its quantised children, or what it was quantised from."""
+    return [
+        each
+        for each in registry.list()
+        if each.metadata.get("format") != version.metadata.get("format")
+        and (
+            (each.parent == version.digest and each.kind in _OTHER_FORMS)
+            or (version.parent == each.digest and version.kind in _OTHER_FORMS)
+        )
+        and registry.holds(each)
+    ]
+
+
+def _no_engine(workspace: Workspace, version: Version, form: str) -> CapabilityError:
+    from pressroom.engines import engine_names
+
+    reasons = []
+    for name in engine_names():
+        kind = engine_class(name)
+        if form in kind.formats:
+            reasons.append(f"{name}: {kind.unusable(workspace)}")
+    because = "; ".join(reasons) or "no engine loads this format"
+    return CapabilityError(
+        f"no engine here can run {_named(version)}: its format is {form}",
+        hint=f"{because}. `press engines` lists them.",
+        format=form,
+    )
+
+
+def _named(version: Version) -> str:
+    return f"{version.name}:{version.number}"
