@@ -33,10 +33,13 @@ _STOP_S = 60.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerInfo:
-    """A running server: its process and where its gateway answers."""
+    """A running server: its process, where its gateway answers, and where its gRPC door is ('' where there is none, and
+    then `grpc_trouble` says why)."""
 
     pid: int
     url: str
+    grpc: str = ""
+    grpc_trouble: str = ""
 
 
 def running_server(workspace: Workspace) -> ServerInfo | None:
@@ -80,6 +83,8 @@ class Server:
         self._stop_gateway: asyncio.Event | None = None
         self._failure: BaseException | None = None
         self.url = ""
+        self.grpc = ""
+        self.grpc_trouble = ""
 
     def start(self) -> None:
         """Open the gateway and begin to bring about the wishes; returns when the gateway answers.
@@ -95,7 +100,7 @@ class Server:
             while not self._opened.wait(0.1):
                 if self._ended.is_set():
                     raise self._failure or DeployError("the gateway ended before it opened")
-            info = ServerInfo(pid=os.getpid(), url=self.url)
+            info = ServerInfo(pid=os.getpid(), url=self.url, grpc=self.grpc, grpc_trouble=self.grpc_trouble)
             path = self._workspace.path("run") / _INFO
             temporary = path.with_suffix(f".{os.getpid()}")
             temporary.write_text(json.dumps(asdict(info)), encoding="utf-8")
@@ -133,8 +138,11 @@ class Server:
         self.stop()
 
     def _mount(self) -> None:
-        """Make the gateway, with the hub: that takes what lies in its spool for its own, so only one server has it."""
+        """Make the gateway, with the hub and the batches: each takes what lies in its folder for its own, so only one
+        server has it."""
+        from pressroom.deploy.control import Control
         from pressroom.gateway import Gateway
+        from pressroom.gateway.batches import BatchDoor
         from pressroom.registry.hub import Hub
 
         self._gateway = Gateway(
@@ -142,6 +150,8 @@ class Server:
             self._routes,
             ready=self._reconciler.ready,
             hub=self._held.enter_context(closing(Hub(self._workspace))),
+            batches=BatchDoor(self._workspace),
+            control=Control(self._workspace),
         )
 
     def _run(self) -> None:
@@ -165,10 +175,21 @@ class Server:
             self._gateway,
             host=self._host,
             port=self._port,
+            grpc_port=self._grpc_port(),
             drain_s=self._workspace.settings.gateway.drain_s,
             started=self._started,
+            grpc_started=self._grpc_started,
             stop=self._stop_gateway,
         )
+
+    def _grpc_port(self) -> int | None:
+        wanted = self._workspace.settings.gateway.grpc_port
+        if wanted < 0:
+            return None
+        return wanted if self._port else 0  # any free port for the one means any for the other
+
+    def _grpc_started(self, address: str, trouble: str) -> None:
+        self.grpc, self.grpc_trouble = address, trouble
 
     def _started(self, url: str) -> None:
         self.url = url

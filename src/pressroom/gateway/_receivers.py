@@ -1,4 +1,4 @@
-"""Who takes an answer: a client's HTTP connection, and what lies between it and the engine where a shape must change."""
+"""Who takes an answer: a client's connection, and what lies between it and the engine where a shape must change."""
 
 from __future__ import annotations
 

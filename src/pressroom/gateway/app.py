@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -16,6 +16,8 @@ from pressroom.gateway._hub import STREAMED, HubDoor
 from pressroom.gateway._origin import OriginGuard
 from pressroom.gateway._receivers import HttpReceiver, Reshaping, completion_logprobs, usage_apart
 from pressroom.gateway._several import Several, wants_several
+from pressroom.gateway._v2 import PATHS as V2_PATHS
+from pressroom.gateway._v2 import V2Door
 from pressroom.gateway._waiting import WaitingRoom
 from pressroom.gateway.asking import Asked, Receiver
 from pressroom.gateway.metrics import HubSeries, Metrics
@@ -25,6 +27,11 @@ from pressroom.gateway.routes import Route, RouteTable
 from pressroom.gateway.upstream import Upstream
 from pressroom.kernel import GatewaySettings
 from pressroom.registry.hub.base import PATHS, HubService
+
+if TYPE_CHECKING:
+    from pressroom.gateway.batches import BatchDoor
+    from pressroom.gateway.control import ModelControl
+    from pressroom.gateway.grpc import GrpcServer
 
 _JSON = b"content-type: application/json\r\n"
 _MODELS = b"/v1/models"
@@ -39,8 +46,9 @@ Handler = Callable[[HttpConnection, Request, bytes], None]
 
 class Gateway:
     """Answers on behalf of the engines in `routes`. `ready` says whether everything that should answer does; without
-    it, every route must be ready. `hub` answers what a client of a model hub asks. Belongs to one event loop, the one
-    `serve` runs in, and closes the hub with itself."""
+    it, every route must be ready. `hub` answers what a client of a model hub asks, `batches` keeps files and runs
+    batches of requests, and `control` loads models and lets them go. Belongs to one event loop, the one `serve` runs
+    in, and closes hub and batches with itself."""
 
     def __init__(
         self,
@@ -49,6 +57,8 @@ class Gateway:
         *,
         ready: Callable[[], bool] | None = None,
         hub: HubService | None = None,
+        batches: BatchDoor | None = None,
+        control: ModelControl | None = None,
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
@@ -67,6 +77,9 @@ class Gateway:
             self.metrics.hub = HubSeries()
             self._hub = HubDoor(hub, self.metrics.hub)
             self._hub.bound_to(settings.host)
+        self.control = control
+        self._v2 = V2Door(self, routes, ready=self._ready, control=control, refused=self._count)
+        self._batches = batches
         # Unique over restarts without asking the system for randomness on each request.
         self._id_prefix = f"x-request-id: req_{secrets.token_hex(6)}".encode()
         self._ids = itertools.count(1)
@@ -83,16 +96,44 @@ class Gateway:
             prefix + endpoint.path: endpoint for endpoint in ENDPOINTS for prefix in (b"", _PREFIX)
         }
 
-    def bound_to(self, host: str) -> None:
-        """Say which address it listens on; the default is that of the settings."""
+    def bound_to(self, host: str, url: str = "") -> None:
+        """Say which address it listens on, and where a client on this machine reaches it; the default address is that
+        of the settings."""
         self._guard = OriginGuard(host)
         if self._hub is not None:
             self._hub.bound_to(host)
+        if self._batches is not None and url:
+            self._batches.bound_to(url)
+
+    async def open_grpc(self, host: str, port: int) -> GrpcServer:
+        """Open the gRPC door on `host`:`port` (0: any free one).
+
+        Raises:
+            MissingDependencyError: gRPC is not installed.
+            PortInUseError, DeployError: the address cannot be had.
+        """
+        from pressroom.gateway.grpc import open_grpc
+
+        return await open_grpc(
+            self,
+            self._routes,
+            self.settings,
+            self.control,
+            host=host,
+            port=port,
+            ready=self._ready,
+            refused=self._count,
+        )
 
     @property
     def streamed(self) -> tuple[bytes, ...]:
         """Beginnings of the paths whose requests are handled before their body has come; see `Listener`."""
-        return STREAMED if self._hub is not None else ()
+        found: tuple[bytes, ...] = STREAMED if self._hub is not None else ()
+        if self._batches is not None:
+            from pressroom.gateway.batches import door
+
+            found += door.STREAMED
+        return found
 
     def close(self) -> None:
         """Close the connections to the engines, and the hub."""
@@ -100,6 +141,8 @@ class Gateway:
         self._upstream.close()
         if self._hub is not None:
             self._hub.close()
+        if self._batches is not None:
+            self._batches.close()
 
     # What the server calls.
 
@@ -121,6 +164,12 @@ class Gateway:
                 self._complete(connection, request, request_id, endpoint)
             else:
                 self._refuse(connection, request_id, _not_allowed(request, "POST"))
+            return
+        if self._v2.takes(method, path):
+            self._v2.handle(connection, request, request_id)
+            return
+        if self._batches is not None and self._batches.takes(method, path):
+            self._batches.handle(connection, request, request_id)
             return
         handler = self._reads.get(path)
         if handler is None and path.removeprefix(_PREFIX).startswith(_MODELS + b"/"):
@@ -152,7 +201,7 @@ class Gateway:
         found = checked(fields, endpoint)
         if isinstance(found, Problem):
             name = fields.get("model")
-            self._count_refusal(name if isinstance(name, str) else "", door, found)
+            self._count(name if isinstance(name, str) else "", door, found.status)
             receiver.failed(found)
             return _NOBODY
         return self._ask(fields, endpoint, receiver, door=door, body=body)
@@ -191,16 +240,17 @@ class Gateway:
             else Problem(415, "The body of a request must not be compressed.")
         )
         if isinstance(fields, Problem):
-            self._count_refusal("", endpoint.name, fields)
+            self._count("", endpoint.name, fields.status)
             self._refuse(connection, request_id, fields)
             return
         receiver = HttpReceiver(connection, request_id)
         connection.hold(receiver)
         receiver.asked(self._ask(fields, endpoint, receiver, door=endpoint.name, body=request.body))
 
-    def _count_refusal(self, model: str, door: str, problem: Problem) -> None:
+    def _count(self, model: str, door: str, status: int) -> None:
+        """Count what was refused before it came to an engine. A name of no model is nobody's."""
         known = model and self._routes.served(model) is not None
-        self.metrics.of(model if known else "").count(door, problem.status)
+        self.metrics.of(model if known else "").count(door, status)
 
     def _refuse(self, connection: HttpConnection, request_id: bytes, problem: Problem) -> None:
         connection.respond(problem.status, problem.headers() + request_id, problem.body())
@@ -210,6 +260,11 @@ class Gateway:
     def _index(self, connection: HttpConnection, request: Request, request_id: bytes) -> None:
         paths = sorted(_text(path) for path in (*self._reads, *self._completions) if not path.startswith(_PREFIX))
         index: dict[str, Any] = {"name": "pressroom", "version": __version__, "paths": paths}
+        index["v2"] = list(V2_PATHS)
+        if self._batches is not None:
+            from pressroom.gateway.batches import door
+
+            index["batches"] = list(door.PATHS)
         if self._hub is not None:
             index["hub"] = list(PATHS)
         _json(connection, request_id, index)

@@ -10,6 +10,8 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from pressroom.gateway import Gateway, Route, RouteTable, serve
+from pressroom.gateway.batches import BatchDoor
+from pressroom.gateway.control import ModelControl
 from pressroom.kernel import GatewaySettings
 from pressroom.registry.hub.base import HubService
 
@@ -20,7 +22,8 @@ _START_S = 30.0
 
 
 class GatewayThread:
-    """Serves `routes` while entered: `url` and `port` say where, `on_loop` looks inside, `stop` ends it."""
+    """Serves `routes` while entered: `url` and `port` say where (with `grpc`, `grpc_port` too), `on_loop` looks inside,
+    `stop` ends it."""
 
     def __init__(
         self,
@@ -28,11 +31,18 @@ class GatewayThread:
         settings: GatewaySettings | None = None,
         ready: Callable[[], bool] | None = None,
         hub: HubService | None = None,
+        batches: BatchDoor | None = None,
+        control: ModelControl | None = None,
+        grpc: bool = False,
     ) -> None:
         self.routes = RouteTable()
         for route in routes:
             self.routes.set(route)
-        self.gateway = Gateway(settings or GatewaySettings(), self.routes, ready=ready, hub=hub)
+        self.gateway = Gateway(
+            settings or GatewaySettings(), self.routes, ready=ready, hub=hub, batches=batches, control=control
+        )
+        self.grpc_port = 0
+        self._with_grpc = grpc
         self.url = ""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -89,4 +99,15 @@ class GatewayThread:
     async def _serve(self) -> Any:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        await serve(self.gateway, port=0, started=self._started.set_result, stop=self._stop)
+        await serve(
+            self.gateway,
+            port=0,
+            grpc_port=0 if self._with_grpc else None,
+            started=self._started.set_result,
+            grpc_started=self._grpc_started,
+            stop=self._stop,
+        )
+
+    def _grpc_started(self, address: str, trouble: str) -> None:
+        assert address, trouble
+        self.grpc_port = int(address.rpartition(":")[2])

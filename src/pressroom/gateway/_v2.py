@@ -1,0 +1,324 @@
+"""The KServe V2 door (Open Inference Protocol) over REST: which path is what, and what needs no engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote
+
+import orjson
+
+from pressroom import __version__
+from pressroom.gateway._generation import no_model
+from pressroom.gateway._v2_exchanges import JSON, Streamed, Whole, refuse
+from pressroom.gateway.asking import Asker
+from pressroom.gateway.control import ControlThreads, ModelControl, Servable, indexed, not_mounted
+from pressroom.gateway.problems import Problem
+from pressroom.gateway.protocols import v2
+from pressroom.gateway.protocols._v2_models import EXTENSIONS, Face, Faces
+from pressroom.gateway.protocols._v2_tensors import Invalid
+from pressroom.gateway.protocols._v2_writing import Binary, GeneratedEvents, TensorEvents
+from pressroom.gateway.routes import RouteTable
+
+if TYPE_CHECKING:
+    from pressroom.gateway._http_server import HttpConnection, Request
+
+T = TypeVar("T")
+
+_MODELS = b"/v2/models/"
+_REPOSITORY = b"/v2/repository/"
+_RETRY_S = 2
+_VERBS = {b"infer": "v2.infer", b"generate": "v2.generate", b"generate_stream": "v2.generate_stream"}
+_READING = (b"GET", b"HEAD")
+#: What the gateway's own list of paths says of this door.
+PATHS = (
+    "/v2",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/v2/models/{model}",
+    "/v2/models/{model}/ready",
+    "/v2/models/{model}/config",
+    "/v2/models/{model}/infer",
+    "/v2/models/{model}/generate",
+    "/v2/models/{model}/generate_stream",
+    "/v2/repository/index",
+    "/v2/repository/models/{model}/load",
+    "/v2/repository/models/{model}/unload",
+)
+
+
+class V2Door:
+    """Answers everything under `/v2`. Belongs to one event loop.
+
+    `ready` says whether everything that should answer does. `control` loads models and lets them go; without it such
+    requests are refused. `refused` is told the model ('' where there is none of that name), the door and the status of
+    each request for an answer that never reached the asker.
+    """
+
+    def __init__(
+        self,
+        asker: Asker,
+        routes: RouteTable,
+        *,
+        ready: Callable[[], bool],
+        control: ModelControl | None = None,
+        refused: Callable[[str, str, int], None] | None = None,
+    ) -> None:
+        self._asker = asker
+        self._routes = routes
+        self._ready = ready
+        self._control = control
+        self._refused = refused
+        self._faces = Faces(routes)
+        self._threads = ControlThreads()
+
+    @staticmethod
+    def takes(method: bytes, path: bytes) -> bool:
+        """Whether a request is for this door."""
+        return path.startswith(b"/v2") and (len(path) == 3 or path[3:4] == b"/")
+
+    def handle(self, connection: HttpConnection, request: Request, request_id: bytes) -> None:
+        """Answer a request."""
+        path = request.path
+        try:
+            if path.startswith(_MODELS):
+                self._model(connection, request, request_id, path[len(_MODELS) :])
+            elif path.startswith(_REPOSITORY):
+                self._repository(connection, request, request_id, path[len(_REPOSITORY) :])
+            else:
+                self._server(connection, request, request_id, path[3:].strip(b"/"))
+        except Invalid as error:
+            refuse(connection, request_id, Problem(error.status, error.message, allow=error.allow))
+
+    # Of the server.
+
+    def _server(self, connection: HttpConnection, request: Request, request_id: bytes, what: bytes) -> None:
+        if what not in (b"", b"health/live", b"health/ready"):
+            raise _unknown(request)
+        _must(request, *_READING)
+        if what == b"":
+            _json(
+                connection,
+                request_id,
+                {"name": "pressroom", "version": __version__, "extensions": list(EXTENSIONS)},
+            )
+            return
+        # The text of the protocol and its examples disagree on the key; clients look at the status.
+        if what == b"health/live" or self._ready():
+            _json(connection, request_id, {"live": True, "ready": what == b"health/ready" or self._ready()})
+            return
+        body = orjson.dumps({"live": True, "ready": False})
+        connection.respond(503, JSON + b"retry-after: %d\r\n" % _RETRY_S + request_id, body)
+
+    # Of one model.
+
+    def _model(self, connection: HttpConnection, request: Request, request_id: bytes, rest: bytes) -> None:
+        name, _, last = rest.rpartition(b"/")
+        door = _VERBS.get(last)
+        if door is not None and name:
+            _must(request, b"POST")
+            self._answer(connection, request, request_id, name, last, door)
+            return
+        _must(request, *_READING)
+        if last in (b"ready", b"config") and name and self._named(rest) is None:
+            face = self._face(name)
+            if last == b"config":
+                _json(connection, request_id, face.config())
+            else:
+                self._model_ready(connection, request_id, face)
+        else:
+            self._metadata(connection, request_id, rest)
+
+    def _metadata(self, connection: HttpConnection, request_id: bytes, rest: bytes) -> None:
+        control = self._control
+        served = self._named(rest) or self._named(rest.rpartition(b"/versions/")[0])
+        if served is not None or control is None:
+            _json(connection, request_id, self._face(rest).metadata())
+            return
+        name = _decoded(rest)  # not served now, but it may be one that could be
+
+        def described(found: Servable) -> dict[str, Any]:
+            return Face(found.as_route()).metadata()
+
+        self._call(connection, request_id, lambda: control.metadata(name), described)
+
+    def _model_ready(self, connection: HttpConnection, request_id: bytes, face: Face) -> None:
+        route = face.route
+        if route.ready:
+            _json(connection, request_id, {"name": face.name, "ready": True})
+            return
+        detail = route.detail or "it is starting"
+        body = {"name": face.name, "ready": False, "error": f"The model '{face.name}' is not ready: {detail}."}
+        retry = b"retry-after: %d\r\n" % route.retry_after_s
+        connection.respond(503, JSON + retry + request_id, orjson.dumps(body))
+
+    def _answer(
+        self, connection: HttpConnection, request: Request, request_id: bytes, name: bytes, verb: bytes, door: str
+    ) -> None:
+        """Read the request, and ask."""
+        face: Face | None = None
+        try:
+            face = self._face(name)
+            headers = request.headers
+            if headers.get(b"content-encoding", b"identity") != b"identity":
+                raise Invalid("The body of a request must not be compressed.", 415)
+            exchange = self._exchange(connection, request, request_id, face, verb)
+            exchange.start(self._asker, door)
+        except Invalid as error:
+            if self._refused is not None:
+                self._refused(face.name if face is not None else "", door, error.status)
+            raise
+
+    def _exchange(
+        self, connection: HttpConnection, request: Request, request_id: bytes, face: Face, verb: bytes
+    ) -> Whole | Streamed:
+        body, length = request.body, request.headers.get(b"inference-header-content-length")
+        job = None if verb == b"infer" or length is not None else v2.read_generate(face, body)
+        binary: Binary | None = None
+        if job is None:
+            job, binary = v2.read_infer(face, body, length)
+        streams = verb == b"generate_stream"
+        if job.stream is not None and job.stream is not streams:
+            where = "generate_stream answers in pieces" if streams else f"{verb.decode()} answers in one piece"
+            raise Invalid(f"'stream' is {str(job.stream).lower()}, but {where}. Leave it out.")
+        if not streams:
+            return Whole(connection, request_id, job, binary)
+        events = GeneratedEvents(job) if binary is None else TensorEvents(job, binary)
+        return Streamed(connection, request_id, job, events)
+
+    def _face(self, path: bytes) -> Face:
+        """The model of a path, which may have a version after the name.
+
+        Raises:
+            Invalid: there is none, or not in this version.
+        """
+        found = self._named(path)
+        if found is not None:
+            return found
+        name, _, version = path.rpartition(b"/versions/")
+        if name:
+            found = self._named(name)
+            if found is not None:
+                found.check_version(_decoded(version))
+                return found
+        missing = _decoded(name or path)
+        raise Invalid(no_model(self._routes, missing).message, 404)
+
+    def _named(self, path: bytes) -> Face | None:
+        return self._faces.of(_decoded(path))
+
+    # Of the repository.
+
+    def _repository(self, connection: HttpConnection, request: Request, request_id: bytes, rest: bytes) -> None:
+        name, _, verb = rest.removeprefix(b"models/").rpartition(b"/")
+        if rest == b"index":
+            _must(request, b"POST", *_READING)
+            only_ready = bool(request.body) and v2.read_json(request.body).get("ready") is True
+            if self._control is None:
+                _json(connection, request_id, _listed(indexed(self._routes), only_ready=only_ready))
+            else:
+                self._call(
+                    connection, request_id, self._control.index, lambda found: _listed(found, only_ready=only_ready)
+                )
+            return
+        if not rest.startswith(b"models/") or verb not in (b"load", b"unload") or not name:
+            raise _unknown(request)
+        _must(request, b"POST")
+        _check_no_overrides(request.body)
+        control = self._control
+        if control is None:
+            raise Invalid(not_mounted(verb.decode()))
+        model = _decoded(name)
+        call = control.load if verb == b"load" else control.unload
+        self._call(connection, request_id, lambda: call(model), lambda _: {})
+
+    def _call(
+        self, connection: HttpConnection, request_id: bytes, call: Callable[[], T], shown: Callable[[T], Any]
+    ) -> None:
+        """Answer with what a call gives that may block."""
+        waiting = _Waiting(connection, request_id)
+        connection.hold(waiting)
+
+        def done(found: T | Problem) -> None:
+            if isinstance(found, Problem):
+                waiting.refuse(found)
+            else:
+                waiting.respond(orjson.dumps(shown(found)))
+
+        self._threads.run(call, done)
+
+
+class _Waiting:
+    """A client that waits for a call to `ModelControl`. The call goes on when the client leaves."""
+
+    __slots__ = ("_connection", "_id", "_over")
+
+    def __init__(self, connection: HttpConnection, request_id: bytes) -> None:
+        self._connection = connection
+        self._id = request_id
+        self._over = False
+
+    def respond(self, body: bytes) -> None:
+        if not self._over:
+            self._over = True
+            self._connection.respond(200, JSON + self._id, body)
+
+    def refuse(self, problem: Problem) -> None:
+        if not self._over:
+            self._over = True
+            refuse(self._connection, self._id, problem)
+
+    def client_gone(self) -> None:
+        self._over = True
+
+    def client_slow(self) -> None:
+        """Its answer is one short piece."""
+
+    def client_ready(self) -> None:
+        """Nothing was held back."""
+
+    def shut_down(self) -> None:
+        self.refuse(Problem(503, "The gateway is stopping."))
+
+
+def _listed(found: list[Servable], *, only_ready: bool) -> list[dict[str, str]]:
+    return [each.row() for each in found if each.ready or not only_ready]
+
+
+def _check_no_overrides(body: bytes) -> None:
+    """Refuse a load that brings its own configuration: it would not be followed."""
+    given = v2.read_json(body).get("parameters") if body else None
+    for name, value in (given or {}).items() if isinstance(given, dict | None) else ():
+        if name != "unload_dependents":
+            raise Invalid(
+                f"The parameter '{name[:80]}' of a load or unload is not understood; a model is served as deployed."
+            )
+        if value:
+            raise Invalid("'unload_dependents' has nothing to unload: models here do not depend on each other.")
+
+
+def _must(request: Request, *methods: bytes) -> None:
+    if request.method not in methods:
+        allowed = b", ".join(methods).decode()
+        raise Invalid(
+            f"Not allowed to {_shown(request.method)} on {_shown(request.path)}. Allowed: {allowed}.",
+            405,
+            allow=allowed,
+        )
+
+
+def _unknown(request: Request) -> Invalid:
+    return Invalid(f"There is no {_shown(request.path)} here. GET / lists what this gateway answers.", 404)
+
+
+def _json(connection: HttpConnection, request_id: bytes, value: Any) -> None:
+    connection.respond(200, JSON + request_id, orjson.dumps(value))
+
+
+def _decoded(raw: bytes) -> str:
+    text = raw.decode(errors="replace")
+    return unquote(text) if "%" in text else text
+
+
+def _shown(raw: bytes) -> str:
+    return raw[:200].decode(errors="replace")

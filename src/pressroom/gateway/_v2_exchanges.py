@@ -1,0 +1,199 @@
+"""Requests of the V2 door under way: the Receiver of the answer, and the Exchange of the client's connection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import orjson
+
+from pressroom.gateway.asking import Asked, Asker
+from pressroom.gateway.problems import Problem, server_error
+from pressroom.gateway.protocols import _v2_writing as writing
+from pressroom.gateway.protocols._v2_answers import Answer, Embeddings, Stream, answer, embeddings
+from pressroom.gateway.protocols._v2_gather import Gathering
+from pressroom.gateway.protocols._v2_writing import Events
+
+if TYPE_CHECKING:
+    from pressroom.gateway._http_server import HttpConnection
+    from pressroom.gateway.protocols._v2_requests import Job
+    from pressroom.gateway.routes import Route
+
+JSON = b"content-type: application/json\r\n"
+_STREAM = b"content-type: text/event-stream\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
+
+
+def refuse(connection: HttpConnection, request_id: bytes, problem: Problem) -> None:
+    """Answer with an error in this protocol's shape."""
+    status = 400 if problem.status == 422 else problem.status  # its clients know 400
+    connection.respond(status, problem.headers() + request_id, error(problem))
+
+
+def error(problem: Problem) -> bytes:
+    """The body of an error."""
+    return orjson.dumps({"error": problem.message})
+
+
+class _Exchange:
+    """What both kinds do when the client does something."""
+
+    __slots__ = ("_connection", "_id", "_job", "_slow", "asked")
+
+    def __init__(self, connection: HttpConnection, request_id: bytes, job: Job) -> None:
+        self._connection = connection
+        self._id = request_id
+        self._job = job
+        self._slow = False
+        self.asked: Asked | None = None
+
+    def client_gone(self) -> None:
+        if self.asked is not None:
+            self.asked.cancel()
+
+    def client_slow(self) -> None:
+        self._slow = True
+        if self.asked is not None:
+            self.asked.pause()
+
+    def client_ready(self) -> None:
+        self._slow = False
+        if self.asked is not None:
+            self.asked.resume()
+
+    def shut_down(self) -> None:
+        if self.asked is not None:
+            self.asked.cancel()
+        self.failed(server_error(503, "The gateway is stopping."))
+
+    def failed(self, problem: Problem) -> None:
+        refuse(self._connection, self._id, problem)
+
+
+class Whole(_Exchange):
+    """One answer, or all the answers to several texts, sent when they are complete. Without `binary` it is an answer of
+    `generate` in its own form."""
+
+    __slots__ = ("_binary",)
+
+    def __init__(self, connection: HttpConnection, request_id: bytes, job: Job, binary: writing.Binary | None) -> None:
+        super().__init__(connection, request_id, job)
+        self._binary = binary
+
+    def start(self, asker: Asker, door: str) -> None:
+        """Ask. The answer may be out when this returns."""
+        self._connection.hold(self)
+        job = self._job
+        if len(job.fields) == 1:
+            self.asked = asker.ask(job.fields[0], job.endpoint, self, door=door)
+            return
+        gathering = Gathering(asker, job, door=door, done=self._gathered, failed=self.failed)
+        self.asked = gathering
+        gathering.start()
+
+    def whole(self, body: bytes, route: Route) -> None:
+        job = self._job
+        found = embeddings(body, len(job.fields[0]["input"])) if job.embeds else answer(body)
+        if isinstance(found, Problem):
+            self.failed(found)
+        else:
+            self._send(found if isinstance(found, Embeddings) else [found])
+
+    def begin(self, route: Route) -> None:
+        raise AssertionError("nothing here asks for a stream")
+
+    def data(self, data: bytes) -> None:
+        raise AssertionError("nothing here asks for a stream")
+
+    def end(self) -> None:
+        raise AssertionError("nothing here asks for a stream")
+
+    def _gathered(self, bodies: list[bytes]) -> None:
+        answers: list[Answer] = []
+        for body in bodies:
+            found = answer(body)
+            if isinstance(found, Problem):
+                self.failed(found)
+                return
+            answers.append(found)
+        self._send(answers)
+
+    def _send(self, answers: list[Answer] | Embeddings) -> None:
+        job, connection = self._job, self._connection
+        headers = job.face.headers + self._id
+        if self._binary is None:
+            assert not isinstance(answers, Embeddings)
+            connection.respond(200, JSON + headers, orjson.dumps(writing.generated(job, answers[0])))
+            return
+        body, follows = writing.rendered(job, answers, self._binary)
+        if not follows:
+            connection.respond(200, JSON + headers, body)
+            return
+        lines = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n" % len(body)
+        connection.respond(200, lines + headers, b"".join((body, *follows)))
+
+
+class Streamed(_Exchange):
+    """An answer sent as it comes, an event a piece; the last one says `done`, why it ended, and what it took."""
+
+    __slots__ = ("_begun", "_events", "_over", "_stream")
+
+    def __init__(self, connection: HttpConnection, request_id: bytes, job: Job, events: Events) -> None:
+        super().__init__(connection, request_id, job)
+        self._stream = Stream()
+        self._events = events
+        self._begun = False
+        self._over = False
+
+    def start(self, asker: Asker, door: str) -> None:
+        """Ask. The answer may be out when this returns.
+
+        Raises:
+            Invalid: it cannot be streamed.
+        """
+        fields = self._job.streamed()
+        self._connection.hold(self)
+        self.asked = asker.ask(fields, self._job.endpoint, self, door=door)
+
+    def whole(self, body: bytes, route: Route) -> None:
+        """The engine answered in one piece after all."""
+        found = answer(body)
+        if isinstance(found, Problem):
+            self.failed(found)
+            return
+        self.begin(route)
+        self._finish(self._events.piece(found.text) + self._events.last(found._replace(text="")))
+
+    def begin(self, route: Route) -> None:
+        self._begun = True
+        self._connection.start_stream(200, self._job.face.headers + _STREAM + self._id)
+        if self._slow and self.asked is not None:
+            self.asked.pause()
+
+    def data(self, data: bytes) -> None:
+        if self._over:
+            return
+        stream = self._stream
+        events = b"".join([self._events.piece(text) for text in stream.feed(data)])
+        if events:
+            self._connection.send_piece(events)
+        if stream.error is not None:
+            if self.asked is not None:
+                self.asked.cancel()
+            self.failed(stream.error)
+
+    def end(self) -> None:
+        if not self._over:
+            self._finish(self._events.last(self._stream.last()))
+
+    def failed(self, problem: Problem) -> None:
+        if self._over:
+            return
+        if self._begun:
+            self._finish(b"data: " + error(problem) + b"\n\n")
+        else:
+            self._over = True
+            super().failed(problem)
+
+    def _finish(self, events: bytes) -> None:
+        self._over = True
+        self._connection.send_piece(events)
+        self._connection.end_stream()

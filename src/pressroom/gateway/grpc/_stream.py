@@ -1,0 +1,224 @@
+"""ModelStreamInfer: requests in, and for each a response a piece of its answer, in one call.
+
+Requests of a call run side by side; their responses carry their ids. A reader that does not keep up makes the engines
+wait, and nothing but what they have sent already is held here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import grpc  # type: ignore[import-untyped]
+
+from pressroom.gateway.asking import Asked, Asker
+from pressroom.gateway.grpc import _reading as reading
+from pressroom.gateway.grpc import _wire as wire
+from pressroom.gateway.grpc._calls import Found, Whole
+from pressroom.gateway.problems import Problem
+from pressroom.gateway.protocols._v2_answers import Answer, Stream, answer
+from pressroom.gateway.protocols._v2_models import Faces
+from pressroom.gateway.protocols._v2_tensors import Invalid
+
+if TYPE_CHECKING:
+    from pressroom.gateway.protocols._v2_requests import Job
+    from pressroom.gateway.routes import Route, RouteTable
+
+_DOOR = "v2.grpc.stream"
+# Requests of one call at once; the next one is read when one of them has ended.
+_AT_ONCE = 64
+# Responses that may wait for the reader before the engines have to, and when those may go on.
+_HIGH, _LOW = 64, 16
+
+
+class Session:
+    """One call."""
+
+    def __init__(self, asker: Asker, routes: RouteTable, faces: Faces) -> None:
+        self._asker = asker
+        self._routes = routes
+        self._faces = faces
+        self._out: deque[bytes] = deque()
+        self._running: dict[object, Asked | None] = {}
+        self._changed = asyncio.Event()
+        self._room = asyncio.Event()
+        self._no_more = False
+        self._paused = False
+
+    async def serve(self, context: Any) -> None:
+        """Answer until there is nothing more to answer, or the client leaves."""
+        reader = asyncio.get_running_loop().create_task(self._read(context))
+        try:
+            while await self._something():
+                await context.write(self._out.popleft())
+                if self._paused and len(self._out) <= _LOW:
+                    self._pause(False)
+            if reader.done():
+                reader.result()  # what made it end early is this call's error
+        finally:
+            reader.cancel()
+            self.cancel()
+
+    def stop(self) -> None:
+        """Take no more requests; what runs may end."""
+        self._no_more = True
+        self._changed.set()
+
+    def cancel(self) -> None:
+        running, self._running = self._running, {}
+        for asked in running.values():
+            if asked is not None:
+                asked.cancel()
+
+    async def _something(self) -> bool:
+        """Wait for the next response; False where there will be none."""
+        while not self._out:
+            if self._no_more and not self._running:
+                return False
+            self._changed.clear()
+            await self._changed.wait()
+        return True
+
+    async def _read(self, context: Any) -> None:
+        try:
+            while not self._no_more:
+                while len(self._running) >= _AT_ONCE or len(self._out) >= _HIGH:
+                    self._room.clear()
+                    await self._room.wait()
+                data = await context.read()
+                if data is grpc.aio.EOF:
+                    break
+                self._take(data)
+        finally:
+            self.stop()
+
+    def _take(self, data: bytes) -> None:
+        id = ""
+        try:
+            request = reading.parsed(data)
+            id = request.id[:1024]
+            face = reading.face_of(self._faces, self._routes, request.model_name, request.model_version)
+            job, raw = reading.read(request, face)
+            whole = job.stream is False or job.embeds
+            if whole:
+                self._ask_whole(job, raw)
+            else:
+                self._ask_stream(job, raw)
+        except Invalid as error:
+            self.send(wire.refusal(error.message, id))
+
+    def _ask_whole(self, job: Job, raw: bool) -> None:
+        key = object()
+
+        def done(found: Found) -> None:
+            self.ended(key)
+            self.send(
+                wire.refusal(found.message, job.id or "", face=job.face)
+                if isinstance(found, Problem)
+                else wire.last(job, found, raw=raw)
+            )
+
+        self._running[key] = None
+        asked = Whole(job, done).ask(self._asker, _DOOR)
+        self.began(key, asked)
+
+    def _ask_stream(self, job: Job, raw: bool) -> None:
+        fields = job.streamed()
+        receiver = _Streamed(self, job, raw)
+        self._running[receiver] = None
+        asked = self._asker.ask(fields, job.endpoint, receiver, door=_DOOR)
+        self.began(receiver, asked)
+
+    # What the requests say.
+
+    def began(self, key: object, asked: Asked) -> None:
+        if key in self._running:
+            self._running[key] = asked
+            if self._paused:
+                asked.pause()
+
+    def running(self, key: object) -> Asked | None:
+        return self._running.get(key)
+
+    def ended(self, key: object) -> None:
+        self._running.pop(key, None)
+        self._room.set()
+        self._changed.set()
+
+    def send(self, data: bytes) -> None:
+        self._out.append(data)
+        self._changed.set()
+        if not self._paused and len(self._out) >= _HIGH:
+            self._pause(True)
+
+    def hold(self, asked: Asked) -> None:
+        """A stream begins: it waits where the others do."""
+        if self._paused:
+            asked.pause()
+
+    def _pause(self, paused: bool) -> None:
+        self._paused = paused
+        for asked in list(self._running.values()):
+            if asked is not None:
+                if paused:
+                    asked.pause()
+                else:
+                    asked.resume()
+        if not paused:
+            self._room.set()
+
+
+class _Streamed:
+    """The Receiver of one streamed answer."""
+
+    __slots__ = ("_job", "_over", "_raw", "_session", "_stream")
+
+    def __init__(self, session: Session, job: Job, raw: bool) -> None:
+        self._session = session
+        self._job = job
+        self._raw = raw
+        self._stream = Stream()
+        self._over = False
+
+    def whole(self, body: bytes, route: Route) -> None:
+        """The engine answered in one piece after all."""
+        found = answer(body)
+        if isinstance(found, Problem):
+            self.failed(found)
+            return
+        self._session.send(wire.piece(self._job, found.text, raw=self._raw))
+        self._finish(found._replace(text=""))
+
+    def begin(self, route: Route) -> None:
+        asked = self._session.running(self)
+        if asked is not None:
+            self._session.hold(asked)
+
+    def data(self, data: bytes) -> None:
+        if self._over:
+            return
+        stream, session = self._stream, self._session
+        for text in stream.feed(data):
+            if "text_output" in self._job.names:
+                session.send(wire.piece(self._job, text, raw=self._raw))
+        if stream.error is not None:
+            asked = session.running(self)
+            if asked is not None:
+                asked.cancel()
+            self.failed(stream.error)
+
+    def end(self) -> None:
+        if not self._over:
+            self._finish(self._stream.last())
+
+    def failed(self, problem: Problem) -> None:
+        if not self._over:
+            self._over = True
+            self._session.send(wire.refusal(problem.message, self._job.id or "", face=self._job.face))
+            self._session.ended(self)
+
+    def _finish(self, last: Answer) -> None:
+        self._over = True
+        self._session.send(wire.last(self._job, [last], raw=self._raw))
+        self._session.ended(self)
