@@ -13,6 +13,7 @@ from pressroom.engines.base import Capabilities
 from pressroom.gateway.problems import Problem
 from pressroom.gateway.protocols.openai import CHAT, COMPLETION, ENGINE_FIELDS, Endpoint, beyond, read
 
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 USER = {"role": "user", "content": "hi"}
 ALL = Capabilities(logprobs=True, json_schema=True, tools=True)
 
@@ -165,14 +166,14 @@ def test_what_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("fields", "can", "param"),
     [
-        ({"tools": [{"type": "function"}]}, Capabilities(), "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, Capabilities(), "tools"),
         ({"logprobs": True}, Capabilities(), "logprobs"),
         ({"response_format": {"type": "json_object"}}, Capabilities(), "response_format"),
         ({"grammar": "root ::= x"}, Capabilities(), "grammar"),
         ({"stream": True}, Capabilities(streaming=False), "stream"),
         ({}, Capabilities(chat=False), None),
         (
-            {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [{}]}]},
+            {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}]},
             Capabilities(),
             "messages[1]",
         ),

@@ -16,13 +16,14 @@ from pressroom.gateway._hub import STREAMED, HubDoor
 from pressroom.gateway._origin import OriginGuard
 from pressroom.gateway._receivers import HttpReceiver, Reshaping, completion_logprobs, usage_apart
 from pressroom.gateway._several import Several, wants_several
+from pressroom.gateway._tools import ToolCalls, told_in_words, wants_tools
 from pressroom.gateway._v2 import PATHS as V2_PATHS
 from pressroom.gateway._v2 import V2Door
 from pressroom.gateway._waiting import WaitingRoom
 from pressroom.gateway.asking import Asked, Receiver
 from pressroom.gateway.metrics import HubSeries, Metrics
 from pressroom.gateway.problems import Problem, server_error
-from pressroom.gateway.protocols.openai import COMPLETION, ENDPOINTS, Endpoint, checked, read
+from pressroom.gateway.protocols.openai import CHAT, COMPLETION, ENDPOINTS, Endpoint, checked, read
 from pressroom.gateway.routes import Route, RouteTable
 from pressroom.gateway.upstream import Upstream
 from pressroom.kernel import GatewaySettings
@@ -210,24 +211,30 @@ class Gateway:
         self, fields: dict[str, Any], endpoint: Endpoint, receiver: Receiver, *, door: str, body: bytes | None
     ) -> Asked:
         """Ask with fields that were checked."""
-        if endpoint is COMPLETION:
-            if fields.get("logprobs") is not None:
-                receiver = Reshaping(receiver, completion_logprobs, b'"logprobs"')
-            if fields.get("stream") and (fields.get("stream_options") or {}).get("include_usage"):
-                receiver = Reshaping(receiver, usage_apart, b'"usage"')
         if wants_several(fields):
             served = self._routes.served(fields["model"])
             if served is None or not all(lane.route.capabilities.several for lane in served.lanes):
 
                 def one(fields: dict[str, Any], endpoint: Endpoint, receiver: Receiver) -> Asked:
-                    return self._generate(fields, endpoint, receiver, door=door, body=None)
+                    return self._ask_one(fields, endpoint, receiver, door=door, body=None)
 
                 return Several(fields, endpoint, receiver, one)
-        return self._generate(fields, endpoint, receiver, door=door, body=body)
+        return self._ask_one(fields, endpoint, receiver, door=door, body=body)
 
-    def _generate(
+    def _ask_one(
         self, fields: dict[str, Any], endpoint: Endpoint, receiver: Receiver, *, door: str, body: bytes | None
-    ) -> Generation:
+    ) -> Asked:
+        """Ask an engine, with what its answer lacks of the protocol put right on the way back."""
+        if endpoint is COMPLETION:
+            if fields.get("logprobs") is not None:
+                receiver = Reshaping(receiver, completion_logprobs, b'"logprobs"')
+            if fields.get("stream") and (fields.get("stream_options") or {}).get("include_usage"):
+                receiver = Reshaping(receiver, usage_apart, b'"usage"')
+        elif endpoint is CHAT and (len(fields) > 2 or len(fields["messages"]) > 1):
+            served = self._routes.served(fields["model"])
+            if served is not None and wants_tools(fields, served):
+                told, must = told_in_words(fields)
+                receiver, fields, body = ToolCalls(receiver, fields, must=must), told, None
         sent = orjson.dumps(fields) if body is None else body
         generation = Generation(self._house, fields, endpoint, receiver, body=sent, door=door)
         generation.start()

@@ -71,10 +71,12 @@ def main() -> None:
             "or fewer slots where memory is short.",
         )
     host, _, port = server.listening_address.removeprefix("http://").rpartition(":")
+    context, tools = _properties(host, int(port))
     child.ready(
         host=host,
         port=int(port),
-        context=_context_of(host, int(port)),
+        context=context,
+        capabilities={"logprobs": True, "json_schema": True, "tools": tools},
         version=f"xllamacpp {xllamacpp.__version__}",
         slots=params.n_parallel,
         threads=params.cpuparams.n_threads,
@@ -162,16 +164,18 @@ _OPTIONS: dict[str, tuple[type, Callable[[Any, Any], None]]] = {
 }
 
 
-def _context_of(host: str, port: int) -> int:
-    """The context a slot really got: llama.cpp caps it at what the model was trained with."""
+def _properties(host: str, port: int) -> tuple[int, bool]:
+    """The context a slot really got (llama.cpp caps it at what the model was trained with; 0: not known), and whether
+    the model's chat template knows tools: where it does not, llama.cpp leaves them out without a word."""
     connection = http.client.HTTPConnection(host, port, timeout=10)
     try:
         connection.request("GET", "/props")
-        settings = json.loads(connection.getresponse().read())["default_generation_settings"]
-        return int(settings["n_ctx"])
+        found = json.loads(connection.getresponse().read())
+        tools = bool(found.get("chat_template_caps", {}).get("supports_tool_calls"))
+        return int(found["default_generation_settings"]["n_ctx"]), tools
     except (OSError, ValueError, KeyError, http.client.HTTPException) as error:
         print(f"the context is not known: {error!r}", file=sys.stderr)  # noqa: T201  the log of the engine
-        return 0
+        return 0, False
     finally:
         connection.close()
 

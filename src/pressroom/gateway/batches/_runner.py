@@ -57,15 +57,20 @@ class Runner:
     def wake(self) -> None:
         self._call(lambda: self._woken.set() if self._woken is not None else None)
 
+    def leave(self) -> None:
+        """Send nothing more, and leave what runs where it is; the next server goes on with it. Returns at once."""
+        self._closing = True
+        for carrying in list(self._running.values()):
+            carrying.leave()
+        self.wake()
+
     def close(self) -> None:
-        """Leave what runs where it is; the next server goes on with it. Returns when nothing is sent any more."""
+        """As `leave`; returns when nothing runs any more."""
         self._closing = True
         if self._thread is None:
             return
         self._ready.wait(_END_S)
-        for carrying in list(self._running.values()):
-            carrying.leave()
-        self.wake()
+        self.leave()
         self._thread.join(_END_S)
 
     def _call(self, call: Callable[[], None]) -> None:

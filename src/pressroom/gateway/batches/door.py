@@ -47,7 +47,7 @@ PATHS = (
 )
 
 # Requests at once; each costs at most what it has read ahead.
-_MOST_REQUESTS = 256
+_MOST_REQUESTS = 128
 _RETRY_S = 2
 
 
@@ -99,8 +99,12 @@ class BatchDoor(HubDoor):
         self.running.add(exchange)
         exchange.start()
 
+    def leave(self) -> None:
+        """The gateway is about to stop: let no batch keep it busy. Returns at once."""
+        self._runner.leave()
+
     def close(self) -> None:
-        """Take no more requests, and leave what runs of the batches for the next server."""
+        """Take no more requests, and leave what runs of the batches for the next server. Again, it does nothing."""
         self._runner.close()
         super().close()
         self._held.close()

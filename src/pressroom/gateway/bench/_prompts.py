@@ -32,10 +32,8 @@ class Prompts:
     def body(self, fields: bytes) -> bytes:
         """The next request; `fields` are the inside of a JSON object."""
         text = b" ".join(self._next())
-        if self._chat:
-            said = b'"messages":[{"role":"user","content":"%b"}]' % text
-        else:
-            said = b'"prompt":"%b"' % text
+        form = b'"messages":[{"role":"user","content":"%b"}]' if self._chat else b'"prompt":"%b"'
+        said = form % text
         return b'{"model":%b,%b,%b}' % (self._name, said, fields)
 
     def _next(self) -> list[bytes]:

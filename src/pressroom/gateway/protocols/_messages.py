@@ -6,6 +6,7 @@ from typing import Any
 
 from pressroom.gateway.problems import Problem
 from pressroom.gateway.protocols._checks import missing, unknown, unsupported, wrong_type, wrong_value
+from pressroom.gateway.protocols._tool_fields import calls_made
 
 _ROLES = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
 _USUAL = {"role", "content"}
@@ -66,7 +67,7 @@ def _message(param: str, message: Any) -> Problem | None:
         return wrong_value(f"{param}.role", f"Invalid value: '{role[:80]}'. Supported values are: {known}.")
     if message.get("audio") is not None:
         return unsupported(f"{param}.audio", "no engine here hears or speaks.")
-    return _content(f"{param}.content", message, role)
+    return calls_made(param, message) or _content(f"{param}.content", message, role)
 
 
 def _content(param: str, message: dict[str, Any], role: str) -> Problem | None:

@@ -15,6 +15,7 @@ from pressroom.engines.base import Capabilities
 from pressroom.gateway.problems import Problem
 from pressroom.gateway.protocols import _checks as check
 from pressroom.gateway.protocols._messages import inputs, messages, prompt
+from pressroom.gateway.protocols._tool_fields import chosen, tool_choice, tools
 
 #: Fields beyond OpenAI's that llama.cpp's and vLLM's servers document for these endpoints. Clients written for those
 #: servers send them, and sampling that is not OpenAI's is a reason to run a model oneself. Left out on purpose: what
@@ -120,8 +121,8 @@ _CHAT: dict[str, check.Check] = {
     "logprobs": check.typed(bool),
     "top_logprobs": check.integer(0, 20),
     "response_format": _response_format,
-    "tools": check.typed(list),
-    "tool_choice": check.kept,
+    "tools": tools,
+    "tool_choice": tool_choice,
     "parallel_tool_calls": check.typed(bool),
     "functions": check.never("'functions' is deprecated; use 'tools'."),
     "function_call": check.never("'function_call' is deprecated; use 'tool_choice'."),
@@ -228,7 +229,7 @@ def _combined(fields: dict[str, Any]) -> dict[str, Any] | Problem:
     for name in ("tool_choice", "parallel_tool_calls"):
         if fields.get(name) is not None and not fields.get("tools"):
             return check.wrong_value(name, f"The '{name}' parameter is only allowed when 'tools' are specified.")
-    return fields
+    return chosen(fields) or fields
 
 
 def prompts(fields: dict[str, Any]) -> list[Any]:

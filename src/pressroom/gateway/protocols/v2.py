@@ -104,7 +104,7 @@ def read_infer(face: Face, body: bytes, header_length: bytes | None) -> tuple[Jo
         parameters = dict(_object("parameters", parameters))
         binary.every = parameters.pop("binary_data_output", False) is True
     outputs = given.get("outputs")
-    names = _outputs(outputs, binary) if outputs else None
+    names = None if outputs is None or outputs == [] else _outputs(outputs, binary)
     return job(face, tensors, parameters, outputs=names, id=_id(given.get("id"))), binary
 
 
@@ -146,7 +146,7 @@ def _tensor(given: Any, data: bytes, at: int, *, binary_follows: bool) -> tuple[
         raise Invalid("Each of 'inputs' must have a 'name', a 'datatype' (strings) and a 'shape' (an array).")
     size = None
     parameters = given.get("parameters")
-    if parameters:
+    if parameters is not None:
         for key, value in _object(f"parameters of input '{name[:80]}'", parameters).items():
             if key == "binary_data_size":
                 size = value
@@ -178,7 +178,7 @@ def _outputs(given: Any, binary: Binary) -> list[str]:
         if not each.keys() <= _OUTPUT:
             raise _unknown("An output", each, _OUTPUT)
         name = each["name"]
-        for key, value in _object(f"parameters of output '{name[:80]}'", each.get("parameters") or {}).items():
+        for key, value in _object(f"parameters of output '{name[:80]}'", each.get("parameters", {})).items():
             if key == "binary_data" and type(value) is bool:
                 (binary.these if value else binary.not_these).add(name)
             elif key != "content_type":
