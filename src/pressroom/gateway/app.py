@@ -90,6 +90,7 @@ class Gateway:
             b"/health/live": self._live,
             b"/health/ready": self._readiness,
             b"/metrics": self._metrics,
+            b"/openapi.json": self._openapi,
             _PREFIX + _MODELS: self._models,
         }
         self._reads = reads
@@ -275,6 +276,11 @@ class Gateway:
         if self._hub is not None:
             index["hub"] = list(PATHS)
         _json(connection, request_id, index)
+
+    def _openapi(self, connection: HttpConnection, request: Request, request_id: bytes) -> None:
+        from pressroom.gateway.openapi import document
+
+        connection.respond(200, _JSON + request_id, document())
 
     def _models(self, connection: HttpConnection, request: Request, request_id: bytes) -> None:
         _json(connection, request_id, {"object": "list", "data": [_model(route) for route in self._routes.all()]})

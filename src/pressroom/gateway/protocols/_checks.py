@@ -1,4 +1,7 @@
-"""Checks of single values, each a function of a parameter's name and its value that returns a Problem or None."""
+"""Checks of single values, each a function of a parameter's name and its value that returns a Problem or None.
+
+Each has a JSON schema of what it lets through, for the OpenAPI document: `schema_of`.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,26 @@ _NAMES: dict[type, str] = {
     dict: "an object",
     type(None): "null",
 }
+_JSON_NAMES: dict[type, str] = {str: "string", bool: "boolean", list: "array", dict: "object"}
+
+
+_SCHEMAS: dict[Check, dict[str, Any]] = {}
+
+
+def described(check: Check, schema: dict[str, Any]) -> Check:
+    """The same check, with the schema of what it lets through."""
+    _SCHEMAS[check] = schema
+    return check
+
+
+def schema_of(check: Check) -> dict[str, Any]:
+    """The JSON schema of what a check lets through; {} where it lets everything."""
+    return _SCHEMAS.get(check, {})
+
+
+def nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema, or null."""
+    return {"anyOf": [schema, {"type": "null"}]}
 
 
 def wrong_type(param: str, value: Any, expected: str) -> Problem:
@@ -59,7 +82,7 @@ def kept(param: str, value: Any) -> Problem | None:
 
 def never(what: str) -> Check:
     """Only null: nothing here can do it."""
-    return lambda param, value: None if value is None else unsupported(param, what)
+    return described(lambda param, value: None if value is None else unsupported(param, what), {"type": "null"})
 
 
 def only(allowed: Any, what: str) -> Check:
@@ -72,13 +95,16 @@ def only(allowed: Any, what: str) -> Check:
             return wrong_type(param, value, _NAMES[type(allowed)])
         return unsupported(param, what)
 
-    return check
+    return described(check, {"enum": [allowed, None]})
 
 
 def typed(kind: type) -> Check:
     """A value of this JSON type, or null."""
     expected = _NAMES[kind]
-    return lambda param, value: None if type(value) is kind or value is None else wrong_type(param, value, expected)
+    return described(
+        lambda param, value: None if type(value) is kind or value is None else wrong_type(param, value, expected),
+        nullable({"type": _JSON_NAMES[kind]}),
+    )
 
 
 def number(low: float, high: float) -> Check:
@@ -93,7 +119,7 @@ def number(low: float, high: float) -> Check:
             return _out_of(param, "decimal", "above maximum", f"<= {high:g}", value, "decimal_above_max_value")
         return None
 
-    return check
+    return described(check, nullable({"type": "number", "minimum": low, "maximum": high}))
 
 
 def integer(low: int, high: int = 2**31 - 1) -> Check:
@@ -108,7 +134,7 @@ def integer(low: int, high: int = 2**31 - 1) -> Check:
             return _out_of(param, "integer", "above maximum", f"<= {high}", value, "integer_above_max_value")
         return None
 
-    return check
+    return described(check, nullable({"type": "integer", "minimum": low, "maximum": high}))
 
 
 def strings(most: int) -> Check:
@@ -128,7 +154,8 @@ def strings(most: int) -> Check:
                 return wrong_type(f"{param}[{index}]", item, "a string")
         return None
 
-    return check
+    text = {"type": "string"}
+    return described(check, nullable({"anyOf": [text, {"type": "array", "items": text, "maxItems": most}]}))
 
 
 def _out_of(param: str, kind: str, where: str, expected: str, value: Any, code: str) -> Problem:

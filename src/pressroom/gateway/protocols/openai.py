@@ -14,6 +14,7 @@ import orjson
 from pressroom.engines.base import Capabilities
 from pressroom.gateway.problems import Problem
 from pressroom.gateway.protocols import _checks as check
+from pressroom.gateway.protocols import _schemas as schemas
 from pressroom.gateway.protocols._messages import inputs, messages, prompt
 from pressroom.gateway.protocols._tool_fields import chosen, tool_choice, tools
 
@@ -164,6 +165,21 @@ _EMBEDDING: dict[str, check.Check] = {
     "dimensions": check.integer(1),
     "user": check.typed(str),
 }
+
+
+for _check, _schema in (
+    (messages, schemas.MESSAGES),
+    (prompt, schemas.PROMPT),
+    (inputs, schemas.INPUT),
+    (tools, schemas.TOOLS),
+    (tool_choice, schemas.TOOL_CHOICE),
+    (_stream_options, check.nullable(schemas.STREAM_OPTIONS)),
+    (_response_format, check.nullable(schemas.RESPONSE_FORMAT)),
+    (_logit_bias, check.nullable(schemas.LOGIT_BIAS)),
+    (_modalities, check.nullable(schemas.MODALITIES)),
+    (_encoding_format, check.nullable(schemas.ENCODING_FORMAT)),
+):
+    check.described(_check, _schema)
 
 
 @dataclass(frozen=True, slots=True)
