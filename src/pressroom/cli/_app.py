@@ -43,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stop": ("serving", "Stop a deployment, or the whole server."),
     "ask": ("talk", "Ask a deployment one question."),
     "chat": ("talk", "Talk with a deployment."),
+    "batch": ("batch", "Answer every line of a file, and go on where it was."),
     "doctor": ("doctor", "What this machine has, what is missing, what to do."),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pressroom.deploy.base import Deployment, Observed, Phase
 from pressroom.deploy.deployments import Deployments
 from pressroom.deploy.waiting import wait_until
-from pressroom.gateway.control import Servable, Standing
+from pressroom.gateway import Servable, Standing
 from pressroom.kernel import Ref, Workspace
 
 # Longer than an engine takes to end its requests and then itself.

@@ -150,7 +150,7 @@ class Server:
             self._routes,
             ready=self._reconciler.ready,
             hub=self._held.enter_context(closing(Hub(self._workspace))),
-            batches=BatchDoor(self._workspace),
+            batches=self._held.enter_context(closing(BatchDoor(self._workspace))),
             control=Control(self._workspace),
         )
 

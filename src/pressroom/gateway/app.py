@@ -137,6 +137,11 @@ class Gateway:
             found += door.STREAMED
         return found
 
+    def leave(self) -> None:
+        """It is about to stop: let no batch keep it busy."""
+        if self._batches is not None:
+            self._batches.leave()
+
     def close(self) -> None:
         """Close the connections to the engines, and the hub."""
         self._house.waiting.close()

@@ -60,6 +60,7 @@ async def serve(
     finally:
         server.close()
         listener.stop()
+        gateway.leave()
         drain_s = settings.drain_s if drain_s is None else drain_s
         closing = asyncio.create_task(grpc.close(drain_s)) if grpc is not None else None
         deadline = loop.time() + drain_s

@@ -77,7 +77,7 @@ def described(info: WeightsInfo, size: int) -> dict[str, Any]:
     values = {
         "format": info.format,
         "architecture": info.architecture,
-        "parameters": info.parameters,
+        "parameters": info.parameters or None,  # what a vendor runs does not say
         "tokenizer": info.tokenizer,
         "vocabulary": info.vocabulary,
         "context_length": info.context_length,

@@ -15,7 +15,7 @@ import asyncio
 import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from pressroom.engines import child
@@ -71,9 +71,12 @@ class EchoServer:
         if self._server is not None:
             self._server.close()
 
-    def words(self, last: str, limit: int | None) -> tuple[tuple[str, ...], str]:
-        """What to say to `last` in at most `limit` words, and the finish reason."""
-        words = (self.text if self.text is not None else last).split() or ["…"]
+    def words(self, last: str, limit: int | None, stop: Sequence[str] = ()) -> tuple[tuple[str, ...], str]:
+        """What to say to `last` in at most `limit` words and before any of `stop`, and the finish reason."""
+        text = self.text if self.text is not None else last
+        for each in stop:
+            text = text.partition(each)[0] if each else text
+        words = text.split() or ([""] if stop else ["…"])
         if self.tokens is not None:
             words = (words * (self.tokens // len(words) + 1))[: self.tokens]
         cut = limit is not None and limit < len(words)
@@ -169,6 +172,8 @@ class _Connection(asyncio.Protocol):
                 last = _text_of(asked["prompt"])
                 said = [last]
             limit = asked.get("max_completion_tokens") or asked.get("max_tokens")
+            stop = asked.get("stop") or ()
+            stop = [stop] if isinstance(stop, str) else [str(each) for each in stop]
             stream, usage = bool(asked.get("stream")), (asked.get("stream_options") or {}).get("include_usage")
         except (orjson.JSONDecodeError, KeyError, TypeError, IndexError, AttributeError) as error:
             self._answer(400, _error(400, f"not a request this echo understands: {error!r}", "invalid_request_error"))
@@ -180,7 +185,7 @@ class _Connection(asyncio.Protocol):
             error_body["error"].update(n_prompt_tokens=prompt, n_ctx=server.context)
             self._answer(400, error_body)
             return
-        words, finish = server.words(last, limit)
+        words, finish = server.words(last, limit, stop)
         server.active += 1
         self._answering = True
         if stream:

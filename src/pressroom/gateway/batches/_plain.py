@@ -54,7 +54,7 @@ class Asking:
         name, body = self._openai(record, row) if record.keys() >= _OPENAI else self._simple(record, row)
         if body.get("stream"):
             raise _wrong(row, "answers of a batch are not streamed")
-        body = {**self._defaults(name), **body, "model": self.deployment}
+        body = {**self._defaults(name, body), **body, "model": self.deployment}
         path = ENDPOINTS[name]
         try:
             data = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
@@ -95,8 +95,12 @@ class Asking:
             raise _wrong(row, f"it has {what}, and --endpoint {endpoint} takes {_CONVERSATION[endpoint]} or prompt")
         return endpoint, {**body, _CONVERSATION[endpoint]: value}
 
-    def _defaults(self, endpoint: str) -> dict[str, Any]:
-        return {} if endpoint == "embeddings" else self.defaults
+    def _defaults(self, endpoint: str, body: dict[str, Any]) -> dict[str, Any]:
+        if endpoint == "embeddings":
+            return {}
+        if "max_completion_tokens" in body:  # the other name of the same
+            return {name: value for name, value in self.defaults.items() if name != "max_tokens"}
+        return self.defaults
 
 
 def _id(record: dict[str, Any], row: int) -> str:

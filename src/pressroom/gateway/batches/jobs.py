@@ -31,6 +31,8 @@ from pressroom.kernel import Progress, Workspace
 
 # How long nothing at all may be answered before the run is given up; what is done is kept.
 _PATIENCE_S = 600.0
+# Inputs that take seconds to look at say so.
+_TOLD_LINES = 20_000
 _REASONS = 50
 _REASON_LENGTH = 200
 
@@ -153,8 +155,15 @@ class FileJob:
     def _read(self, path: Path) -> Index:
         """Look at every line, before one is sent."""
         asked = Index()
+        task, size, read = f"reading {self._name}", path.stat().st_size, 0
         for line in self._lines(path):
             asked.add_line(line)
+            read += len(line.body)
+            if not len(asked) % _TOLD_LINES:
+                # A line is not as long as its request, but nearly: this is for the eye.
+                self._events.emit(Progress(task=task, done=min(read, size - 1), total=size))
+        if len(asked) >= _TOLD_LINES:
+            self._events.emit(Progress(task=task, done=size, total=size))
         if not len(asked):
             raise BatchError("there is no request in the input", hint="Write one request a line.")
         repeated = asked.repeated()

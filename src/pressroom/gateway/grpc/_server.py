@@ -93,7 +93,6 @@ async def open_grpc(
             ("grpc.keepalive_permit_without_calls", 1),
             # Clients may ping every ten seconds; one that floods is sent away.
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
             ("grpc.http2.max_ping_strikes", 3),
         ),
     )

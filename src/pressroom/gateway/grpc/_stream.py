@@ -136,7 +136,7 @@ class Session:
         if key in self._running:
             self._running[key] = asked
             if self._paused:
-                asked.pause()
+                pass
 
     def running(self, key: object) -> Asked | None:
         return self._running.get(key)
@@ -155,14 +155,14 @@ class Session:
     def hold(self, asked: Asked) -> None:
         """A stream begins: it waits where the others do."""
         if self._paused:
-            asked.pause()
+            pass
 
     def _pause(self, paused: bool) -> None:
         self._paused = paused
         for asked in list(self._running.values()):
             if asked is not None:
                 if paused:
-                    asked.pause()
+                    pass
                 else:
                     asked.resume()
         if not paused:
@@ -172,12 +172,13 @@ class Session:
 class _Streamed:
     """The Receiver of one streamed answer."""
 
-    __slots__ = ("_job", "_over", "_raw", "_session", "_stream")
+    __slots__ = ("_job", "_over", "_raw", "_session", "_stream", "_wants_text")
 
     def __init__(self, session: Session, job: Job, raw: bool) -> None:
         self._session = session
         self._job = job
         self._raw = raw
+        self._wants_text = "text_output" in job.names
         self._stream = Stream()
         self._over = False
 
@@ -187,7 +188,8 @@ class _Streamed:
         if isinstance(found, Problem):
             self.failed(found)
             return
-        self._session.send(wire.piece(self._job, found.text, raw=self._raw))
+        if self._wants_text:
+            self._session.send(wire.piece(self._job, found.text, raw=self._raw))
         self._finish(found._replace(text=""))
 
     def begin(self, route: Route) -> None:
@@ -200,7 +202,7 @@ class _Streamed:
             return
         stream, session = self._stream, self._session
         for text in stream.feed(data):
-            if "text_output" in self._job.names:
+            if self._wants_text:
                 session.send(wire.piece(self._job, text, raw=self._raw))
         if stream.error is not None:
             asked = session.running(self)

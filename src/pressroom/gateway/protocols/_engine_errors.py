@@ -25,9 +25,13 @@ def translated(status: int, body: bytes, *, param: str, retry_after_s: int | Non
         return _context_exceeded(found, message, param=param)
     if status == 501:
         return Problem(400, message, code="unsupported_parameter")
+    code = found.get("code")
+    if isinstance(code, str) and code.startswith("vendor_"):
+        # The engine that asks vendors says already whose fault it is.
+        return server_error(status, message, code=code, retry_after_s=retry_after_s)
     if status in _CLIENT:
         kind = "rate_limit_error" if status == 429 else "invalid_request_error"
-        code, name = found.get("code"), found.get("param")
+        name = found.get("param")
         return Problem(
             status,
             message,

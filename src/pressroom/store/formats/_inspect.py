@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pressroom.kernel.errors import UnsafeWeightsError
-from pressroom.store.formats import gguf, safetensors
+from pressroom.store.formats import _remote, gguf, safetensors
 from pressroom.store.formats._naming import Named
 from pressroom.store.formats._sniff import sniff
 from pressroom.store.formats.base import WeightsInfo
@@ -46,6 +46,8 @@ def inspect(path: Path, *, name: str | None = None) -> WeightsInfo:
         return _READERS[kind](named)
     if kind == "pickle":
         raise unsafe([named.name])
+    if kind == "json" and named.name.rpartition("/")[2] == _remote.NAME:
+        return _remote.read(named)
     found = _OTHERS.get(kind, f"it is compressed with {kind}")
     raise named.malformed(
         f"{found}; GGUF and safetensors are loaded",

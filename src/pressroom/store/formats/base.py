@@ -31,8 +31,9 @@ class TensorInfo:
 class WeightsInfo:
     """A checked file (or folder) of weights.
 
-    `format` is `gguf` or `safetensors`; `metadata` holds the header's own scalar values (long lists are left out);
-    `context_length` in tokens, `tokenizer` as the file names it, `quantization` as the field writes it (Q4_1, BF16).
+    `format` is `gguf` or `safetensors`, or `remote` for the description of a model at a vendor; `metadata` holds the
+    header's own scalar values (long lists are left out); `context_length` in tokens, `tokenizer` as the file names it,
+    `quantization` as the field writes it (Q4_1, BF16).
     """
 
     format: str
