@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ def deploy(
     Starts the server in the background where none runs yet. A name that is taken is switched over when the new version
     answers; until then the old one goes on.
     """
-    from pressroom.deploy import Deployments, Phase, make_wish, running_server, start_detached, wait_until
+    from pressroom.deploy import AUTO, Deployments, Phase, make_wish, running_server, start_detached, wait_until
     from pressroom.kernel import Workspace
 
     options = {**_parsed_options(extra), **{key: value for key, value in sizes.items() if value is not None}}
@@ -77,11 +78,23 @@ def deploy(
         if no_wait:
             seen = deployments.observed(wish)
         else:
-            seen = wait_until(deployments, wish, Phase.READY, timeout_s=workspace.settings.engines.start_timeout_s)
+            # The engines of `auto` are measured before they serve, which takes about as long again.
+            patience = workspace.settings.engines.start_timeout_s * (2 if wish.engine == AUTO else 1)
+            seen = wait_until(deployments, wish, Phase.READY, timeout_s=patience, on_change=_say(as_json))
     if as_json:
         print_json(deployment_record(wish, seen, server.url))
     else:
         click.echo(f"{wish.name} is {seen.phase.value}: {wish.ref} on {wish.engine}, at {server.url}/v1")
+
+
+def _say(quiet: bool) -> Callable[[Observed], None]:
+    """Says how a start goes on, where there is something to say."""
+
+    def say(seen: Observed) -> None:
+        if seen.detail and not quiet:
+            click.secho(f"{seen.name}: {seen.detail}", dim=True, err=True)
+
+    return say
 
 
 @click.command(epilog="Example: press serve --port 9000")
@@ -130,21 +143,28 @@ def ps(as_json: bool) -> None:
     if server is None:
         click.echo("No server runs. `press up` or `press serve` starts one.")
     else:
-        click.echo(f"server at {url}/v1, process {server.pid}")
+        grpc = f" and gRPC {server.grpc}" if server.grpc else ""
+        click.echo(f"server at {url}/v1 (OpenAI), {url}/v2{grpc} (KServe V2), process {server.pid}")
+        if server.grpc_trouble:
+            click.echo(f"no gRPC: {server.grpc_trouble}")
     if pairs:
-        rows = [
-            [
-                wish.name,
-                wish.ref,
-                wish.engine,
-                seen.phase.value,
-                str(seen.pid or ""),
-                human_bytes(seen.memory_bytes) if seen.memory_bytes else "",
-                str(seen.restarts),
-                human_ago(seen.since) if seen.since else "",
-            ]
-            for wish, seen in pairs
-        ]
+        rows = []
+        for wish, seen in pairs:
+            since = human_ago(seen.since) if seen.since else ""
+            rows.append(
+                _row(
+                    wish.name,
+                    wish.ref,
+                    wish.engine,
+                    seen.phase.value,
+                    seen.pid,
+                    seen.memory_bytes,
+                    seen.restarts,
+                    since,
+                )
+            )
+            if len(seen.copies) > 1:
+                rows += [_row("", *(copy[key] for key in _OF_A_COPY)) for copy in seen.copies]
         table(["NAME", "REF", "ENGINE", "STATE", ">PID", ">MEMORY", ">RESTARTS", "SINCE"], rows)
         for wish, seen in pairs:
             if seen.detail:
@@ -209,6 +229,15 @@ def stop(name: str | None, everything: bool, forget: bool, as_json: bool) -> Non
         click.echo(text)
 
 
+_OF_A_COPY = ("ref", "engine", "state", "pid", "memory_bytes", "restarts")
+
+
+def _row(
+    name: str, ref: str, engine: str, state: str, pid: int | None, memory: int, restarts: int, since: str = ""
+) -> list[str]:
+    return [name, ref, engine, state, str(pid or ""), human_bytes(memory) if memory else "", str(restarts), since]
+
+
 def deployment_record(wish: Deployment, seen: Observed, url: str) -> dict[str, Any]:
     """A deployment as JSON for scripts."""
     return {
@@ -225,6 +254,9 @@ def deployment_record(wish: Deployment, seen: Observed, url: str) -> dict[str, A
         "context": seen.context,
         "restarts": seen.restarts,
         "since": seen.since,
+        "replicas": wish.replicas,
+        "idle_stop_s": wish.idle_stop_s,
+        "copies": seen.copies,
     }
 
 

@@ -23,7 +23,10 @@ _log = logging.getLogger(__name__)
 # Clients at once that the variants of `auto` are compared at; between them the figures are interpolated.
 _CLIENTS = (1, 4, 8, 16, 64)
 _TOKENS = 48
+_FEWEST_TOKENS = 8
 _WARM_UP = 8
+# One measurement is to take about this long at most: a slow machine gets fewer tokens, not a longer start.
+_LONGEST_S = 10.0
 _CONDITIONS_LENGTH = 200
 
 
@@ -81,17 +84,18 @@ class Surveyor:
             found = []
             endpoint = _endpoint(copy.running())
             try:
-                speed(endpoint, clients=1, tokens=_WARM_UP, model=copy.wish.name)
+                rate = speed(endpoint, clients=1, tokens=_WARM_UP, model=copy.wish.name).tokens_per_second
                 for clients in _CLIENTS:
                     fleet.holding_back = f"{copy.wish.engine} is measured at {clients} clients"
                     if self._stopping.is_set():
                         return
-                    run = speed(endpoint, clients=clients, tokens=_TOKENS, model=copy.wish.name)
-                    found.append((clients, round(run.tokens_per_second, 1)))
+                    tokens = max(_FEWEST_TOKENS, min(_TOKENS, int(rate * _LONGEST_S / clients)))
+                    rate = speed(endpoint, clients=clients, tokens=tokens, model=copy.wish.name).tokens_per_second
+                    found.append((clients, round(rate, 1)))
             except EngineError as error:
                 _log.error("%s on %s is not chosen: %s", copy.wish.name, copy.wish.engine, error)
                 found = [(clients, 0.0) for clients in _CLIENTS]
-            figures: dict[str, Any] = {"speeds": found, "tokens": _TOKENS}
+            figures: dict[str, Any] = {"speeds": found}
             self._deployments.write_measured(copy.wish.digest, copy.wish.engine, "speed", conditions(copy), figures)
 
 
