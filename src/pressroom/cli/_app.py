@@ -44,6 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ask": ("talk", "Ask a deployment one question."),
     "chat": ("talk", "Talk with a deployment."),
     "batch": ("batch", "Answer every line of a file, and go on where it was."),
+    "conformance": ("conformance", "What a deployment does of what the protocols promise."),
     "doctor": ("doctor", "What this machine has, what is missing, what to do."),
 }
 

@@ -28,10 +28,17 @@ HEADERS_LIMIT = 128
 # client to take anything of an answer it has been sent; to discard what a refused client goes on sending.
 _HEAD_S = 30.0
 _BODY_S = 60.0
+# Bytes a second that a body must come at, taken over all of it but for its first minute. Less is no client that sends,
+# but one that holds on to a connection.
+_BODY_RATE = 1_000
 _IDLE_S = 75.0
 _STALL_S = 300.0
 _LINGER_S = 10.0
 _TICK_S = 0.5
+# Bodies over this count towards what all of them together may take, which is this often the largest one, or this much.
+_LARGE = 1 << 20
+_LARGEST_AT_ONCE = 8
+_HELD_AT_LEAST = 256 << 20
 # Below this a copy costs less than a second buffer does on its way through the event loop.
 _JOINED = 65_536
 _NEVER = float("inf")
@@ -43,7 +50,7 @@ _LAST_CHUNK = b"0\r\n\r\n"
 class Request:
     """A request as it came. Names of headers are in lower case; `path` has no query and is not decoded."""
 
-    __slots__ = ("body", "headers", "incoming", "keep_alive", "method", "path", "target", "version")
+    __slots__ = ("body", "headers", "held", "incoming", "keep_alive", "method", "path", "target", "version")
 
     def __init__(self, target: bytes) -> None:
         self.target = target
@@ -53,6 +60,8 @@ class Request:
         self.headers: dict[bytes, bytes] = {}
         self.body = b""
         self.keep_alive = True
+        #: Bytes that its body takes of what the listener allows to all.
+        self.held = 0
         #: Of a request under one of the listener's `streamed` prefixes: its body, which is still coming.
         self.incoming: Incoming | None = None
 
@@ -82,8 +91,9 @@ class Application(Protocol):
 
     def handle(self, connection: HttpConnection, request: Request) -> None: ...
 
-    def refuse(self, connection: HttpConnection, status: int, message: str) -> None:
-        """Answer what never became a request, or failed without a reason, with `HttpConnection.respond`."""
+    def refuse(self, connection: HttpConnection, status: int, message: str, path: bytes) -> None:
+        """Answer what never became a request, or failed without a reason, with `HttpConnection.respond`. `path` is what
+        it was for, b"" where that is not known."""
 
 
 class Listener:
@@ -91,12 +101,15 @@ class Listener:
 
     Requests whose path begins with one of `streamed` are handled when their head has come; their body, of any length,
     is then taken from `Request.incoming`. More connections than the system has descriptors for are not kept: the one
-    that is idle longest makes room.
+    that is idle longest makes room, or the one that has taken longest over sending its request. Large bodies that are
+    kept at one time are bounded together, too: what is over that is a 503.
     """
 
     def __init__(self, application: Application, *, body_limit: int, streamed: tuple[bytes, ...] = ()) -> None:
         self.application = application
         self.body_limit = body_limit
+        self.held = 0
+        self.held_limit = max(_HELD_AT_LEAST, _LARGEST_AT_ONCE * body_limit)
         self.streamed = streamed
         self._most_connections = connections_allowed()
         self.connections: set[HttpConnection] = set()
@@ -115,9 +128,10 @@ class Listener:
         """Take the connection among the others; where there is no room, it or an idle one is closed."""
         self.connections.add(connection)
         if len(self.connections) > self._most_connections:
-            idle = [each for each in self.connections if each.idle and each is not connection]
+            others = [each for each in self.connections if each is not connection]
+            spare = [each for each in others if each.idle] or [each for each in others if each.unfinished]
             # What has waited longest for a request runs out first.
-            min(idle, key=lambda each: each.deadline, default=connection).abort()
+            min(spare, key=lambda each: each.deadline, default=connection).abort()
 
     def stop(self) -> None:
         """Answer what is being asked, take no more requests, close what is idle."""
@@ -164,6 +178,7 @@ class HttpConnection(asyncio.Protocol):
         self._header_bytes = 0
         self._body: list[bytes] = []
         self._body_bytes = 0
+        self._body_until = 0.0  # when a body must have come of which nothing more does
         self._refusal = (0, "")
         self._waiting: deque[Request] = deque()  # complete, and not begun
         self._current: Request | None = None  # the one being answered
@@ -183,6 +198,8 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._listener.connections.discard(self)
+        for request in (self._request, self._current, *self._waiting):
+            self._let_go(request)
         self._waiting.clear()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
@@ -227,6 +244,8 @@ class HttpConnection(asyncio.Protocol):
         elif self._request is not None:
             if self._head_done and (self._current is None or self._request is self._current):
                 self.deadline = self._listener.now + _BODY_S
+                if self._request.incoming is None:
+                    self.deadline = min(self.deadline, self._body_until + self._body_bytes / _BODY_RATE)
             elif self._head_bytes > HEAD_LIMIT:
                 self._refuse(431, f"The headers of the request are over {HEAD_LIMIT} bytes.")
 
@@ -266,6 +285,7 @@ class HttpConnection(asyncio.Protocol):
         assert request is not None
         self._head_done = True
         self._head_bytes = 0
+        self._body_until = self._listener.now + _BODY_S
         request.method = parser.get_method()
         request.version = parser.get_http_version()
         request.keep_alive = request.version == "1.1" and parser.should_keep_alive()
@@ -296,6 +316,8 @@ class HttpConnection(asyncio.Protocol):
         if self._body_bytes > self._listener.body_limit:
             raise self._refused(413, self._too_large())
         self._body.append(data)
+        if self._body_bytes > _LARGE:
+            self._hold()
 
     def on_message_complete(self) -> None:
         request, body = self._request, self._body
@@ -397,6 +419,7 @@ class HttpConnection(asyncio.Protocol):
     def finish(self) -> None:
         """The current request is answered; the next one may begin."""
         request, self._current, self._exchange = self._current, None, None
+        self._let_go(request)
         if request is not None and request.incoming is not None and not request.incoming.complete:
             request.keep_alive = False
             request.incoming.complete = True
@@ -407,6 +430,8 @@ class HttpConnection(asyncio.Protocol):
             self._close()
             return
         self.deadline = self._listener.now + _IDLE_S
+        if self._request is not None:  # its body had no time of its own so far
+            self._body_until = self._listener.now + _BODY_S - self._body_bytes / _BODY_RATE
         if self._waiting:
             # Not at once: a client that sends thousands of requests in one packet takes turns with the others.
             asyncio.get_running_loop().call_soon(self._next)
@@ -427,6 +452,11 @@ class HttpConnection(asyncio.Protocol):
     @property
     def idle(self) -> bool:
         return self._current is None and not self._waiting and self._request is None
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether nothing has come but a part of a request."""
+        return self._current is None and not self._waiting and self._request is not None
 
     def close_when_idle(self) -> None:
         if self.idle:
@@ -469,7 +499,8 @@ class HttpConnection(asyncio.Protocol):
                 self.abort()  # part of an answer may be out
                 return
             request.keep_alive = False
-            self._listener.application.refuse(self, 500, "The gateway failed on this request; its log says why.")
+            message = "The gateway failed on this request; its log says why."
+            self._listener.application.refuse(self, 500, message, request.path)
         if self._waiting and self._current is not None:
             self._next()
 
@@ -502,6 +533,21 @@ class HttpConnection(asyncio.Protocol):
             target = url.path or b"/"
         request.path = target.partition(b"?")[0]
 
+    def _hold(self) -> None:
+        """Count the body that is coming among all that are kept."""
+        request, listener = self._request, self._listener
+        assert request is not None
+        more = self._body_bytes - request.held
+        request.held += more
+        listener.held += more
+        if listener.held > listener.held_limit:
+            raise self._refused(503, "Too many large requests are being sent at once. Try again in a moment.")
+
+    def _let_go(self, request: Request | None) -> None:
+        if request is not None and request.held:
+            self._listener.held -= request.held
+            request.held = 0
+
     def _too_large(self) -> str:
         return (
             f"The body of the request is over {self._listener.body_limit} bytes. "
@@ -516,6 +562,8 @@ class HttpConnection(asyncio.Protocol):
         """Answer what cannot be read on from, once what came before it is answered."""
         self._discarding = True
         request, self._request = self._request, None
+        self._body = []
+        self._let_go(request)
         if self._current is not None or self._waiting:
             last = self._waiting[-1] if self._waiting else self._current
             assert last is not None
@@ -525,7 +573,8 @@ class HttpConnection(asyncio.Protocol):
                 request.incoming.break_off(status, message)
             self._next()
             return
-        self._listener.application.refuse(self, status, message)
+        path = (request.path or request.target.partition(b"?")[0]) if request is not None else b""
+        self._listener.application.refuse(self, status, message, path)
 
     def _write(self, data: bytes) -> None:
         transport = self._transport

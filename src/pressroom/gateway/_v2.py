@@ -213,7 +213,7 @@ class V2Door:
         name, _, verb = rest.removeprefix(b"models/").rpartition(b"/")
         if rest == b"index":
             _must(request, b"POST", *_READING)
-            only_ready = bool(request.body) and v2.read_json(request.body).get("ready") is True
+            only_ready = _wants_ready(request.body)
             if self._control is None:
                 _json(connection, request_id, _listed(indexed(self._routes), only_ready=only_ready))
             else:
@@ -285,15 +285,26 @@ def _listed(found: list[Servable], *, only_ready: bool) -> list[dict[str, str]]:
     return [each.row() for each in found if each.ready or not only_ready]
 
 
+def _wants_ready(body: bytes) -> bool:
+    """Whether an index should list only what is ready."""
+    given = v2.read_json(body) if body else {}
+    ready = given.get("ready", False)
+    if not given.keys() <= {"ready"} or type(ready) is not bool:
+        raise Invalid('An index is asked for with an empty body, or with {"ready": true} for what is ready.')
+    return ready
+
+
 def _check_no_overrides(body: bytes) -> None:
     """Refuse a load that brings its own configuration: it would not be followed."""
-    given = v2.read_json(body).get("parameters") if body else None
-    for name, value in (given or {}).items() if isinstance(given, dict | None) else ():
+    given = v2.read_json(body) if body else {}
+    parameters = given.get("parameters", {})
+    if not given.keys() <= {"parameters"} or type(parameters) is not dict:
+        raise Invalid("A load or unload takes an empty body, or one with 'parameters' (an object).")
+    for name, value in parameters.items():
         if name != "unload_dependents":
-            raise Invalid(
-                f"The parameter '{name[:80]}' of a load or unload is not understood; a model is served as deployed."
-            )
-        if value:
+            message = f"The parameter '{name[:80]}' of a load or unload is not understood"
+            raise Invalid(f"{message}; a model is served as deployed.")
+        if value is not False:
             raise Invalid("'unload_dependents' has nothing to unload: models here do not depend on each other.")
 
 

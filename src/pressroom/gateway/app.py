@@ -19,6 +19,7 @@ from pressroom.gateway._several import Several, wants_several
 from pressroom.gateway._tools import ToolCalls, told_in_words, wants_tools
 from pressroom.gateway._v2 import PATHS as V2_PATHS
 from pressroom.gateway._v2 import V2Door
+from pressroom.gateway._v2_exchanges import error
 from pressroom.gateway._waiting import WaitingRoom
 from pressroom.gateway.asking import Asked, Receiver
 from pressroom.gateway.metrics import HubSeries, Metrics
@@ -162,7 +163,7 @@ class Gateway:
         origin = headers.get(b"origin") if method in _CHANGING else None
         refusal = self._guard.refusal(headers.get(b"host"), origin)
         if refusal is not None:
-            self._refuse(connection, request_id, refusal)
+            self._refuse(connection, request_id, refusal, request.path)
             return
         path = request.path
         endpoint = self._completions.get(path)
@@ -193,11 +194,14 @@ class Gateway:
         else:
             handler(connection, request, request_id)
 
-    def refuse(self, connection: HttpConnection, status: int, message: str) -> None:
+    def refuse(self, connection: HttpConnection, status: int, message: str, path: bytes) -> None:
         """Answer what never became a request."""
         request_id = b"%b%08x\r\n" % (self._id_prefix, next(self._ids))
-        problem = Problem(status, message) if status < 500 else server_error(status, message, code="gateway_error")
-        self._refuse(connection, request_id, problem)
+        problem = Problem(status, message)
+        if status >= 500:
+            retry = 1 if status == 503 else None
+            problem = server_error(status, message, code="gateway_error", retry_after_s=retry)
+        self._refuse(connection, request_id, problem, path)
 
     # Asking a model.
 
@@ -219,7 +223,9 @@ class Gateway:
         """Ask with fields that were checked."""
         if wants_several(fields):
             served = self._routes.served(fields["model"])
-            if served is None or not all(lane.route.capabilities.several for lane in served.lanes):
+            # vLLM refuses several greedy answers, because they are all the same; OpenAI gives them.
+            greedy = (fields.get("n") or 1) > 1 and fields.get("temperature") == 0
+            if served is None or greedy or not all(lane.route.capabilities.several for lane in served.lanes):
 
                 def one(fields: dict[str, Any], endpoint: Endpoint, receiver: Receiver) -> Asked:
                     return self._ask_one(fields, endpoint, receiver, door=door, body=None)
@@ -265,8 +271,9 @@ class Gateway:
         known = model and self._routes.served(model) is not None
         self.metrics.of(model if known else "").count(door, status)
 
-    def _refuse(self, connection: HttpConnection, request_id: bytes, problem: Problem) -> None:
-        connection.respond(problem.status, problem.headers() + request_id, problem.body())
+    def _refuse(self, connection: HttpConnection, request_id: bytes, problem: Problem, path: bytes = b"") -> None:
+        body = error(problem) if self._v2.takes(b"", path) else problem.body()
+        connection.respond(problem.status, problem.headers() + request_id, body)
 
     # What it answers itself.
 

@@ -19,6 +19,7 @@ except ModuleNotFoundError as error:
 else:
     _missing = None
 
+from pressroom.gateway._descriptors import connections_allowed
 from pressroom.gateway.asking import Asker
 from pressroom.gateway.control import ModelControl
 from pressroom.gateway.routes import RouteTable
@@ -27,6 +28,7 @@ from pressroom.kernel import DeployError, GatewaySettings, MissingDependencyErro
 _MOST_CALLS = 4_096
 _MOST_STREAMS = 1_024  # calls at once of one connection
 _MOST_METADATA = 16_384
+_FEWEST_CONNECTIONS, _MOST_CONNECTIONS = 16, 1_024
 _PORT_HINT = "Take another one: PRESSROOM_GATEWAY_GRPC_PORT, or `grpc_port` under [gateway] in pressroom.toml."
 
 
@@ -87,6 +89,10 @@ async def open_grpc(
             ("grpc.max_metadata_size", _MOST_METADATA),
             ("grpc.absolute_max_metadata_size", 2 * _MOST_METADATA),
             ("grpc.max_concurrent_streams", _MOST_STREAMS),
+            # As many connections as leave room for the other door's, each with little time to say what it is.
+            ("grpc.max_allowed_incoming_connections", _connections()),
+            ("grpc.server_handshake_timeout_ms", 20_000),
+            ("grpc.max_connection_idle_ms", 600_000),
             # A client that is gone without a word is found after a minute and 20 s.
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.keepalive_timeout_ms", 20_000),
@@ -113,6 +119,11 @@ class _Handlers:
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         return self._find(details.method)
+
+
+def _connections() -> int:
+    """How many clients may be connected: a part of those there is room for. Each may have many calls."""
+    return max(_FEWEST_CONNECTIONS, min(_MOST_CONNECTIONS, connections_allowed() // 8))
 
 
 def _claimed(host: str, port: int) -> int:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _DOOR = "v2.grpc.stream"
 # Requests of one call at once; the next one is read when one of them has ended.
 _AT_ONCE = 64
+_GONE_S = 5.0
 # Responses that may wait for the reader before the engines have to, and when those may go on.
 _HIGH, _LOW = 64, 16
 
@@ -56,6 +57,11 @@ class Session:
                     self._pause(False)
             if reader.done():
                 reader.result()  # what made it end early is this call's error
+        except grpc.aio.InternalError:
+            # A write failed: the client is gone. gRPC cancels this call as soon as it knows, and would log an error if
+            # it ended before that.
+            self.cancel()
+            await asyncio.sleep(_GONE_S)
         finally:
             reader.cancel()
             self.cancel()
@@ -136,7 +142,7 @@ class Session:
         if key in self._running:
             self._running[key] = asked
             if self._paused:
-                pass
+                asked.pause()
 
     def running(self, key: object) -> Asked | None:
         return self._running.get(key)
@@ -155,14 +161,14 @@ class Session:
     def hold(self, asked: Asked) -> None:
         """A stream begins: it waits where the others do."""
         if self._paused:
-            pass
+            asked.pause()
 
     def _pause(self, paused: bool) -> None:
         self._paused = paused
         for asked in list(self._running.values()):
             if asked is not None:
                 if paused:
-                    pass
+                    asked.pause()
                 else:
                     asked.resume()
         if not paused:
