@@ -169,6 +169,11 @@ def ps(as_json: bool) -> None:
         for wish, seen in pairs:
             if seen.detail:
                 click.echo(f"{wish.name}: {seen.detail}")
+            for copy in seen.copies:
+                if (copy.get("parity") or {}).get("verdict") == "different":
+                    click.echo(
+                        f"{wish.name} on {copy['engine']} does not say what its model says: press parity {wish.name}"
+                    )
 
 
 @click.command(epilog="Example: press logs smollm2 -n 20")

@@ -70,7 +70,7 @@ class Server:
         cluster = plugins.load("pressroom.deploy.backends", "pressroom.deploy", "local")(workspace)
         self._routes = RouteTable()
         deployments = Deployments(workspace)
-        self._surveyor = Surveyor(deployments)
+        self._surveyor = Surveyor(deployments, workspace)
         self._reconciler = Reconciler(
             deployments, cluster, self._routes, workspace.settings.engines, surveyor=self._surveyor
         )

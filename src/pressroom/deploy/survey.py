@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from pressroom.deploy.base import AUTO, Phase, Running
 from pressroom.deploy.deployments import Deployments
 from pressroom.deploy.fleet import Copy, Fleet
 from pressroom.engines import Endpoint, speed
-from pressroom.kernel import EngineError, PressroomError, this_machine
+from pressroom.kernel import EngineError, PressroomError, Ref, Workspace, this_machine
 
 _log = logging.getLogger(__name__)
 
@@ -31,13 +31,16 @@ _CONDITIONS_LENGTH = 200
 
 
 class Surveyor:
-    """Measures fleets in a thread of its own; `before` and `after` are called by the reconciler and return at once."""
+    """Measures fleets, one thing at a time, in a thread; `before` and `after` are called by the reconciler and return
+    at once. Without a workspace no parity is checked.
+    """
 
-    def __init__(self, deployments: Deployments) -> None:
+    def __init__(self, deployments: Deployments, workspace: Workspace | None = None) -> None:
         self._deployments = deployments
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="survey")
-        self._running: dict[str, Future[None]] = {}
+        self._workspace = workspace
+        self._begun: set[str] = set()
         self._stopping = threading.Event()
+        self._one_at_a_time = threading.Lock()
 
     def before(self, fleet: Fleet) -> None:
         """Measure what `auto` must know of a fleet before it takes traffic, and hold it back until that is known."""
@@ -61,16 +64,57 @@ class Surveyor:
         self._once(f"speed {ready[0].key}", lambda: self._measure_speeds(fleet, ready))
 
     def after(self, fleet: Fleet, *, idle: bool) -> None:
-        """Measure what may be measured while a fleet serves, where it has nothing else to do."""
+        """Check once whether each copy says what its model says, when it has nothing else to do."""
+        if self._workspace is None or not self._workspace.settings.engines.parity or fleet.holding_back:
+            return
+        for copy in fleet.copies:
+            if "parity" in copy.figures or copy.running().phase is not Phase.READY:
+                continue
+            known = self._deployments.measured(copy.wish.digest, copy.wish.engine, "parity", conditions(copy))
+            if known is not None:
+                copy.figures["parity"] = known
+            elif idle:
+                self._once(f"parity {copy.key}", lambda copy=copy: self._check_parity(copy))  # type: ignore[misc]
 
     def close(self) -> None:
-        """Let what runs end; nothing more begins."""
+        """Nothing more begins. What runs ends with the engine that it asks."""
         self._stopping.set()
-        self._worker.shutdown(wait=False, cancel_futures=True)
 
     def _once(self, key: str, work: Callable[[], None]) -> None:
-        if key not in self._running and not self._stopping.is_set():
-            self._running[key] = self._worker.submit(_logged(work))
+        if key in self._begun or self._stopping.is_set():
+            return
+        self._begun.add(key)
+
+        def run() -> None:
+            with self._one_at_a_time:
+                if not self._stopping.is_set():
+                    _logged(work)()
+
+        # A daemon: a measurement under way does not keep the server from ending.
+        threading.Thread(target=run, name="survey", daemon=True).start()
+
+    def _check_parity(self, copy: Copy) -> None:
+        from pressroom.engines import check_parity, engine_class, kept_reference
+        from pressroom.registry import Registry
+
+        workspace, wish = self._workspace, copy.wish
+        assert workspace is not None
+        now = copy.running()
+        if copy.replica is None or not now.port:
+            return
+        endpoint = replace(_endpoint(now), capabilities=copy.replica.capabilities)
+        reference, model = None, None
+        if engine_class(wish.engine).formats:
+            registry = Registry(workspace)
+            model = registry.materialise(registry.get(Ref(Ref.parse(wish.ref).name, None, wish.digest)))
+            weights, folder = model, workspace.path("parity")
+            threads = workspace.settings.engines.threads
+            reference = lambda: kept_reference(weights, digest=wish.digest, folder=folder, threads=threads)  # noqa: E731
+        found = check_parity(endpoint, model, engine=wish.engine, reference=reference).as_dict()
+        figures = {name: value for name, value in found.items() if name != "prompts"}
+        _log.info("%s on %s says what its model says: %s", wish.name, wish.engine, figures["verdict"])
+        copy.figures["parity"] = figures
+        self._deployments.write_measured(wish.digest, wish.engine, "parity", conditions(copy), figures)
 
     def _known_speeds(self, copy: Copy) -> tuple[tuple[int, float], ...] | None:
         wish = copy.wish

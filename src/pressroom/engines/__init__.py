@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pressroom.engines._perplexity import Perplexity, perplexity
     from pressroom.engines._speed import Speed, speed
     from pressroom.engines.memory import Action, Decision, Estimate, MachineMemory, MemoryLedger, available, estimate
+    from pressroom.engines.parity import Parity, ParityReference, check_parity, kept_reference, parity_reference
     from pressroom.engines.supervisor import Policy, Snapshot, Standing, Supervisor
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "Health",
     "MachineMemory",
     "MemoryLedger",
+    "Parity",
+    "ParityReference",
     "Perplexity",
     "Policy",
     "Snapshot",
@@ -34,12 +37,15 @@ __all__ = [
     "State",
     "Supervisor",
     "available",
+    "check_parity",
     "create",
     "engine_class",
     "engine_names",
     "engines_for",
     "estimate",
+    "kept_reference",
     "measure",
+    "parity_reference",
     "perplexity",
     "speed",
 ]
@@ -53,6 +59,8 @@ __getattr__ = _lazily(
         "Estimate": "memory",
         "MachineMemory": "memory",
         "MemoryLedger": "memory",
+        "Parity": "parity",
+        "ParityReference": "parity",
         "Perplexity": "_perplexity",
         "Policy": "supervisor",
         "Snapshot": "supervisor",
@@ -60,8 +68,11 @@ __getattr__ = _lazily(
         "Standing": "supervisor",
         "Supervisor": "supervisor",
         "available": "memory",
+        "check_parity": "parity",
         "estimate": "memory",
+        "kept_reference": "parity",
         "measure": "_measure",
+        "parity_reference": "parity",
         "perplexity": "_perplexity",
         "speed": "_speed",
     },

@@ -1,4 +1,4 @@
-"""What each kind of engine takes for a model of a given shape. Every constant was measured; docs/memory.md has the table."""
+"""What each kind of engine takes for a model of a given shape. The constants were measured: see docs/memory.md."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Asked:
         return value if isinstance(value, int | float) and not isinstance(value, bool) else default
 
 
-# --- llama.cpp ---------------------------------------------------------------------------------------------------------
+# --- llama.cpp ------------------------------------------------------------
 
 # The process with Python, the library, its threads and the HTTP server.
 _LLAMA_BASE = 46 * MIB
@@ -107,50 +107,72 @@ def _mb(count: float) -> str:
     return f"{count / 1e6:,.1f} MB" if count < 1e9 else f"{count / 1e9:,.2f} GB"
 
 
-# --- engines on PyTorch --------------------------------------------------------------------------------------------------
+# --- engines on PyTorch ------------------------------------------------------------
 
 # One Python process with torch, transformers, a tokenizer and the server, before any weights.
-_TORCH_BASE = 520 * MIB
+_TRANSFORMERS_BASE = 440 * MIB
+# What its tokenizer keeps of a token.
+_TRANSFORMERS_TOKEN = 600
 _TRANSFORMERS_CACHE_MIB = 256
-# Tokens of a prompt that are read in one step.
-_TRANSFORMERS_STEP = 512
-# vLLM's two processes (the server and its core), and what it compiles and warms up.
-_VLLM_BASE = 2600 * MIB
-_VLLM_KV_GIB = 4
+# Tokens that are read in one step, of all prompts together and of one, and how much larger the batch is made than it
+# must be.
+_TRANSFORMERS_STEP = 2048
+_TRANSFORMERS_PIECE = 512
+_TRANSFORMERS_SPARE = 1.5
+# vLLM's two processes (the server and its core) with PyTorch each, and what it compiles and warms up.
+_VLLM_BASE = 2500 * MIB
+_VLLM_STEP = 2048
+_WIDTHS = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2}
 
 
 def transformers(shape: Shape, asked: Asked) -> Parts:
     """Its KV cache grows with the texts, up to all slots at full length."""
-    widths = {"float32": 4, "bfloat16": 2, "float16": 2}
-    asked_for = str(asked.options.get("dtype", "auto"))
-    stored = 4 if shape.info.quantization in ("F32", "F64") else 2
-    width = widths.get(asked_for, stored)
-    weights = shape.weights if asked_for == "auto" else sum(t.elements for t in shape.info.tensors) * width
-    kv = (width * shape.numbers(asked.context, expanded=True) + shape.state) * asked.slots
+    dtype = str(asked.options.get("dtype", "auto"))
+    width = _WIDTHS.get(dtype, _stored_width(shape))
+    weights = sum(tensor.elements for tensor in shape.info.tensors) * width if dtype in _WIDTHS else shape.weights
+    text = width * shape.numbers(asked.context, expanded=True) + shape.state
+    reading = width * shape.numbers(
+        max(asked.context, min(_TRANSFORMERS_STEP, asked.context * asked.slots)), expanded=True
+    )
+    # The batch, and beside it the prompts that are being read: as they grow, and two copies on the way into it.
+    kv = int(_TRANSFORMERS_SPARE * text * asked.slots) + 3 * reading
     prompts = int(asked.number("cache_mib", _TRANSFORMERS_CACHE_MIB) * MIB) if shape.layers else 0
-    steps = _TRANSFORMERS_STEP * 4 * shape.widest + 8 * shape.vocabulary * asked.slots
-    how = [
-        f"{_mb(weights)} of weights",
-        _kv_words(shape, asked, width, {2: "16 bits", 4: "F32"}[width], expanded=True),
-        f"{_mb(steps)} to compute",
-        f"{_mb(_TORCH_BASE)} for the process with PyTorch",
-    ]
+    scores = _TRANSFORMERS_PIECE * asked.context * shape.heads * 4
+    steps = _TRANSFORMERS_STEP * width * shape.widest + scores + (width + 8) * shape.vocabulary * asked.slots
+    base = _TRANSFORMERS_BASE + _TRANSFORMERS_TOKEN * shape.vocabulary
+    how = [f"{_mb(weights)} of weights"]
+    if kv:
+        how.append(_kv_words(shape, asked, width, "F32" if width == 4 else "16 bits", expanded=True))
+        how.append("half as much again for room to grow, and the prompts that are being read")
+    how.append(f"{_mb(steps)} to compute")
+    how.append(f"{_mb(base)} for the process with PyTorch and its vocabulary")
     if prompts:
         how.append(f"up to {_mb(prompts)} for prompts that may come again")
-    return Parts(weights, kv, _TORCH_BASE + steps + prompts, kv + prompts, tuple(how))
+    return Parts(weights, kv, base + steps + prompts, kv + prompts, tuple(how))
 
 
 def vllm(shape: Shape, asked: Asked) -> Parts:
-    """Its KV cache is one pool of a fixed size, whatever the slots."""
-    pool = int(asked.number("kv_cache_gib", _VLLM_KV_GIB) * GIB)
-    steps = 2048 * 4 * shape.widest + 8 * shape.vocabulary * asked.slots
+    """Its KV cache is one pool, of which pages are taken as they are first used."""
+    given = asked.number("kv_cache_gib", 0)
+    if given:
+        pool, why = int(given * GIB), "as asked for"
+    else:
+        # What the backend itself would take: it looks at the free memory as well.
+        from pressroom.engines.backends.vllm import kv_cache_bytes
+
+        pool, why = kv_cache_bytes(dict(shape.config), context=asked.context, slots=asked.slots), "for these slots"
+    steps = int(asked.number("max_batched_tokens", _VLLM_STEP)) * 4 * shape.widest + 8 * shape.vocabulary * asked.slots
     how = (
         f"{_mb(shape.weights)} of weights",
-        f"a pool of {_mb(pool)} for keys and values",
+        f"a pool of {_mb(pool)} for keys and values, {why}",
         f"{_mb(steps)} to compute",
         f"{_mb(_VLLM_BASE)} for vLLM's processes",
     )
     return Parts(shape.weights, pool, _VLLM_BASE + steps, pool, how)
+
+
+def _stored_width(shape: Shape) -> int:
+    return 4 if shape.info.quantization in ("F32", "F64") else 2
 
 
 def unknown(shape: Shape, asked: Asked) -> Parts:
@@ -165,14 +187,14 @@ def unknown(shape: Shape, asked: Asked) -> Parts:
     return Parts(shape.weights, kv, _VLLM_BASE + steps, kv, how)
 
 
-# --- engines without weights -------------------------------------------------------------------------------------------
+# --- engines without weights ------------------------------------------------------------
 
-_WEIGHTLESS = {"echo": 48 * MIB, "vendor": 96 * MIB}
+_WEIGHTLESS = {"echo": 36 * MIB, "vendor": 56 * MIB}
 
 
 def weightless(engine: str) -> Parts:
     """An engine that computes nothing: its process."""
-    size = _WEIGHTLESS.get(engine, _TORCH_BASE)
+    size = _WEIGHTLESS.get(engine, _TRANSFORMERS_BASE)
     return Parts(0, 0, size, 0, (f"{_mb(size)} for the process",))
 
 

@@ -1,4 +1,4 @@
-"""Who has how much of the memory for engines, and who may start next. Logic only: nothing is started or stopped here."""
+"""Who has how much of the memory for engines, and who may start next. Logic only: it starts and stops nothing."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _FORGOTTEN_S = 30.0
 
 
 class Action(StrEnum):
-    """What to do with a start. `start`: its memory is reserved, go on. `wait`: ask again in a while. `evict`: stop those
-    that are named, `release` them, and ask again. `refuse`: there is no use in asking again as things are."""
+    """What to do with a start. `start`: its memory is reserved, go on. `wait`: ask again in a while. `evict`: stop
+    those that are named, `release` them, and ask again. `refuse`: asking again is of no use as things are."""
 
     START = "start"
     WAIT = "wait"
@@ -43,7 +43,7 @@ class Decision:
 
 @dataclass(slots=True)
 class _Held:
-    """`estimate` as it was decided on, `later` the part of it that is only taken as requests come, `size` what counts."""
+    """`estimate` as it was decided on, `later` the part of it that only comes with requests, `size` what counts."""
 
     estimate: int
     later: int
@@ -188,7 +188,7 @@ class MemoryLedger:
         return names[: names.index(name)] if name in names else names
 
     def _behind(self, name: str, now: float) -> str | None:
-        """The first that came earlier and has been passed often enough; one that could never start is in nobody's way."""
+        """The first that came earlier and was passed often enough. One that cannot ever start is in nobody's way."""
         for other in self._earlier(name):
             waiting = self._waiting[other]
             if waiting.passed < _MOST_PASSED or waiting.need > self._budget:

@@ -87,7 +87,7 @@ def container_limit(*, membership: Path = _MEMBERSHIP, mounted: Path = _CGROUPS)
 
 
 def _levels(root: Path, path: str) -> list[Path]:
-    """The folders of a cgroup and of all above it. In a container its own is mounted at the root, and its path is not."""
+    """The folders of a cgroup and of all above it. A container sees its own at the root, and not under its path."""
     parts = [part for part in path.split("/") if part not in ("", "..", ".")]
     return [root.joinpath(*parts[:count]) for count in range(len(parts), -1, -1)]
 

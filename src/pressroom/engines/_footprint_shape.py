@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ _WINDOW_PERIODS = {
 _ENCODERS = frozenset(
     ("bert", "roberta", "xlm-roberta", "mpnet", "distilbert", "nomic-bert", "modern-bert", "modernbert")
 )
+# Models have a few hundred at the most.
+_MOST_LAYERS = 10_000
 _STATE_SIZES = ("ssm.state_size", "mamba_d_state", "ssm_state_size", "state_size")
 # States of recurrent layers are kept as F32, however the weights are.
 _STATE_BYTES = 4
@@ -76,6 +78,8 @@ class Shape:
     heads: int
     widest: int
     vocabulary: int
+    #: The header's own keys, or those of config.json.
+    config: Mapping[str, Any] = field(default_factory=dict)
     guesses: tuple[str, ...] = ()
 
     def numbers(self, tokens: int, *, spare: int = 0, multiple: int = 1, expanded: bool = False) -> int:
@@ -166,6 +170,12 @@ def _shaped(info: WeightsInfo, keys: _Keys, weights: int) -> Shape:
             hint="A folder of safetensors needs its config.json.",
             architecture=info.architecture,
         )
+    if count > _MOST_LAYERS:
+        raise WeightsError(
+            f"its header says that the model has {count:,} layers",
+            hint="The file was altered or written by a faulty program: fetch it again from its publisher.",
+            architecture=info.architecture,
+        )
     heads = keys.number("attention.head_count", "num_attention_heads", "n_head", "n_heads") or max(1, hidden // 64)
     guesses: list[str] = []
     layers = _layers(info, keys, found, count=count, hidden=hidden, heads=heads, guesses=guesses)
@@ -181,6 +191,7 @@ def _shaped(info: WeightsInfo, keys: _Keys, weights: int) -> Shape:
         heads=heads,
         # Gate and up of the feed-forward part, of all experts that take part, and the few copies attention makes.
         widest=2 * max(feed, widest, experts * expert) + 7 * hidden + 2 * kept,
+        config=keys.values,
         vocabulary=info.vocabulary or (embedding[0] if embedding else keys.number("vocab_size") or 32_000),
         guesses=tuple(guesses),
     )

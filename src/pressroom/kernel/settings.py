@@ -62,9 +62,7 @@ class GatewaySettings:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EnginesSettings:
     threads: int = _setting(0, "Threads of an engine; 0 takes the physical cores.", low=0, high=1024)
-    slots: int = _setting(
-        0, "Requests an engine works on at once; 0 takes the engine's own number.", low=0, high=1024
-    )
+    slots: int = _setting(0, "Requests an engine works on at once; 0 takes the engine's own number.", low=0, high=1024)
     context: int = _setting(0, "Tokens of context a request may use; 0 takes the model's own, at most 8192.", low=0)
     start_timeout_s: float = _setting(300.0, "Seconds an engine may take to become ready.", low=1)
     stop_timeout_s: float = _setting(5.0, "Seconds an engine gets to end before it is killed.", low=0.1)
@@ -82,6 +80,11 @@ class EnginesSettings:
         "What happens to a start that does not fit beside the others: wait until it does; evict idle deployments, the "
         "longest unused first, and then wait; or refuse.",
         choices=("wait", "evict", "refuse"),
+    )
+    parity: bool = _setting(
+        True,
+        "Compare the first tokens of a newly deployed engine with those of its model, once, when it has nothing else "
+        "to do; takes a second copy of the weights in memory for some seconds.",
     )
     vllm_python: str = _setting(
         ".pressroom/engines/vllm/bin/python",
