@@ -38,7 +38,7 @@ ifneq ($(or $(SLOW),$(filter true,$(CI))),)
 SELECTION := -m "slow or not slow"
 endif
 
-.PHONY: up setup test check bench docs lock soak clean help
+.PHONY: up setup test check bench docs lock soak soak-kill clean help
 
 up: $(LIGHT)
 	@$(BIN)/press up $(ARGS)
@@ -65,8 +65,12 @@ docs: $(DEV)
 lock: $(BIN)/uv
 	@scripts/lock
 
-# What kills the main job at random moments, over and over; CI does it once. Stops at the first round that fails.
+# Mixed load on a server whose engines die, MINUTES long; fails when anything grows or an answer is wrong.
 soak: $(DEV)
+	@$(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),20) $(ARGS)
+
+# What kills the main job at random moments, over and over; CI does it once. Stops at the first round that fails.
+soak-kill: $(DEV)
 	@round=1; while [ $$round -le $(or $(ROUNDS),10) ]; do \
 		echo "== round $$round of $(or $(ROUNDS),10)"; \
 		$(BIN)/python -m pytest -m slow -k killed $(ARGS) || exit 1; round=$$((round + 1)); \
@@ -82,7 +86,8 @@ help:
 	@echo "make check   format, lint, types, generated docs"
 	@echo "make bench   every benchmark, the quick form"
 	@echo "make docs    write docs/settings.md, docs/cli.md and CHANGELOG.md anew"
-	@echo "make soak    kill the main job at random moments, ROUNDS=10 times fifty"
+	@echo "make soak    mixed load while engines die, MINUTES=20; fails when memory or descriptors grow"
+	@echo "make soak-kill  kill the main job at random moments, ROUNDS=10 times fifty"
 	@echo "make lock    pin the dependencies anew (UPGRADE=1: the newest of each)"
 	@echo "make clean   remove what make made; never a workspace"
 

@@ -11,13 +11,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "_load_results.h"
 
 enum { HEAD, LENGTH, SIZE, CHUNK, CHUNK_END, TRAILER };
 
@@ -33,19 +32,6 @@ typedef struct {
 static char *request;
 static size_t request_length;
 static int port, epoll_fd;
-static double *times, *firsts;
-static long done, capacity, frames, errors, started, limit;
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1e3 + t.tv_nsec / 1e6;
-}
-
-static void fail(const char *what) {
-    perror(what);
-    exit(1);
-}
 
 static void open_connection(Client *c) {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -72,14 +58,7 @@ static void begin(Client *c) {
 
 static void finish(Client *c) {
     if (c->status != 200) errors++;
-    if (done == capacity) {
-        capacity = capacity ? capacity * 2 : 65536;
-        times = realloc(times, capacity * sizeof *times);
-        firsts = realloc(firsts, capacity * sizeof *firsts);
-        if (!times || !firsts) fail("realloc");
-    }
-    times[done] = now() - c->sent;
-    firsts[done++] = c->begun - c->sent;
+    keep(now() - c->sent, c->begun - c->sent);
     if (c->close) {
         close(c->fd);
         c->fd = -1;
@@ -159,13 +138,6 @@ static int feed(Client *c, char *data, ssize_t n) {
     return 0;
 }
 
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
-static double at(double *sorted, double q) { return done ? sorted[(long)(q * (done - 1) + 0.5)] : 0; }
-
 int main(int argc, char **argv) {
     static char buffer[262144];
     struct epoll_event events[256];
@@ -199,11 +171,6 @@ int main(int argc, char **argv) {
             }
         }
     }
-    double took = (now() - start) / 1e3;
-    qsort(times, done, sizeof *times, ascending);
-    qsort(firsts, done, sizeof *firsts, ascending);
-    printf("{\"requests\": %ld, \"errors\": %ld, \"frames\": %ld, \"seconds\": %.6f, \"p50_ms\": %.6f, \"p99_ms\": %.6f, "
-           "\"ttft_p50_ms\": %.6f, \"ttft_p99_ms\": %.6f}\n",
-           done, errors, frames, took, at(times, .5), at(times, .99), at(firsts, .5), at(firsts, .99));
+    print_results((now() - start) / 1e3);
     return 0;
 }

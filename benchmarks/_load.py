@@ -1,4 +1,5 @@
-"""Runs the load generator: `_load.c`, compiled into the temporary folder; without a compiler, the same in Python."""
+"""Runs the load generators: `_load.c` for HTTP/1.1 and `_load_grpc.c` for unary gRPC, compiled into the temporary
+folder; without a compiler, the same in Python."""
 
 from __future__ import annotations
 
@@ -12,21 +13,24 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-_SOURCE = Path(__file__).with_name("_load.c")
+_HERE = Path(__file__).parent
+_SHARED = _HERE / "_load_results.h"
 
 
-def generator() -> tuple[list[str], str]:
-    """The command of the load generator and what it is called in the results."""
+def generator(source: str = "_load") -> tuple[list[str], str]:
+    """The command of a load generator and what it is called in the results."""
     compiler = shutil.which("cc")
     if compiler is not None and sys.platform == "linux":
-        digest = hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]
-        program = Path(tempfile.gettempdir()) / f"pressroom-load-{os.getuid()}-{digest}"
+        code = _HERE / f"{source}.c"
+        digest = hashlib.sha256(code.read_bytes() + _SHARED.read_bytes()).hexdigest()[:16]
+        program = Path(tempfile.gettempdir()) / f"pressroom{source.replace('_', '-')}-{os.getuid()}-{digest}"
         if not program.exists():
             fresh = program.with_suffix(f".{os.getpid()}")
-            made = subprocess.run([compiler, "-O2", "-o", str(fresh), str(_SOURCE)], capture_output=True, check=False)
+            made = subprocess.run([compiler, "-O2", "-o", str(fresh), str(code)], capture_output=True, check=False)
             if made.returncode == 0:
                 fresh.replace(program)
         if program.exists():
@@ -35,14 +39,24 @@ def generator() -> tuple[list[str], str]:
 
 
 def run(
-    port: int, request: bytes, *, clients: int, seconds: float, requests: int = 0, cores: set[int] | None = None
+    port: int,
+    request: bytes,
+    *,
+    clients: int,
+    seconds: float,
+    requests: int = 0,
+    cores: set[int] | None = None,
+    grpc: str = "",
 ) -> dict[str, Any]:
-    """One measurement: counts, `seconds`, and `p50_ms`, `p99_ms`, `ttft_p50_ms`, `ttft_p99_ms`."""
-    command, _ = generator()
+    """One measurement: counts, `seconds`, and `p50_ms`, `p99_ms`, `ttft_p50_ms`, `ttft_p99_ms`.
+
+    `request` is a whole HTTP request, or the message of a call where `grpc` is its path.
+    """
+    command, _ = generator("_load_grpc" if grpc else "_load")
     with tempfile.NamedTemporaryFile() as file:
         file.write(request)
         file.flush()
-        arguments = [*command, str(port), str(clients), str(seconds), str(requests), file.name]
+        arguments = [*command, str(port), str(clients), str(seconds), str(requests), file.name, *([grpc] * bool(grpc))]
         with subprocess.Popen(arguments, stdout=subprocess.PIPE) as process:
             if cores and hasattr(os, "sched_setaffinity"):
                 os.sched_setaffinity(process.pid, cores)
@@ -117,12 +131,10 @@ class _Client(asyncio.Protocol):
 
     def _finish(self) -> None:
         load = self._load
-        load.errors += self._status != 200
-        load.times.append((load.now() - self._sent) * 1e3)
-        load.firsts.append(((self._first or load.now()) - self._sent) * 1e3)
-        if load.limit and len(load.times) >= load.limit:
-            load.over.set()
-        elif self._close:
+        load.ended(self._sent, self._first, good=self._status == 200)
+        if load.over.is_set():
+            return
+        if self._close:
             self._transport.close()
             load.opening.append(asyncio.ensure_future(load.open()))
         else:
@@ -143,16 +155,49 @@ class _Load:
         _, client = await asyncio.get_running_loop().create_connection(lambda: _Client(self), "127.0.0.1", self.port)
         client.begin()
 
+    async def call(self, path: str) -> None:
+        """A client of gRPC: one call after another, on a connection of its own."""
+        import grpc.aio
 
-async def _measure(port: int, clients: int, seconds: float, limit: int, request: bytes) -> dict[str, Any]:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{self.port}", options=options) as channel:
+            await channel.channel_ready()
+            method: Callable[[bytes], Awaitable[bytes]] = channel.unary_unary(path)
+            while not self.over.is_set() and not (self.limit and self.started >= self.limit):
+                self.started += 1
+                sent = self.now()
+                try:
+                    good = bool(await method(self.request))
+                except grpc.aio.AioRpcError:
+                    good = False
+                self.ended(sent, 0.0, good=good)
+
+    def ended(self, sent: float, first: float, *, good: bool) -> None:
+        end = self.now()
+        self.errors += not good
+        self.times.append((end - sent) * 1e3)
+        self.firsts.append(((first or end) - sent) * 1e3)
+        if self.limit and len(self.times) >= self.limit:
+            self.over.set()
+
+
+async def _measure(
+    port: int, clients: int, seconds: float, limit: int, request: bytes, grpc: str = ""
+) -> dict[str, Any]:
     load = _Load(port, request, limit)
     began = load.now()
-    await asyncio.gather(*(load.open() for _ in range(clients)))
+    if grpc:
+        load.opening = [asyncio.ensure_future(load.call(grpc)) for _ in range(clients)]
+    else:
+        await asyncio.gather(*(load.open() for _ in range(clients)))
     try:
         async with asyncio.timeout(seconds):
             await load.over.wait()
     except TimeoutError:
-        pass  # the usual end of a run that is not counted
+        load.over.set()  # the usual end of a run that is not counted
+    took = load.now() - began
+    if grpc:
+        await asyncio.gather(*load.opening)
 
     def quantile(values: list[float], q: float) -> float:
         return sorted(values)[round(q * (len(values) - 1))] if values else 0.0
@@ -161,7 +206,7 @@ async def _measure(port: int, clients: int, seconds: float, limit: int, request:
         "requests": len(load.times),
         "errors": load.errors,
         "frames": load.frames,
-        "seconds": load.now() - began,
+        "seconds": took,
         "p50_ms": statistics.median(load.times) if load.times else 0.0,
         "p99_ms": quantile(load.times, 0.99),
         "ttft_p50_ms": quantile(load.firsts, 0.5),
@@ -172,6 +217,6 @@ async def _measure(port: int, clients: int, seconds: float, limit: int, request:
 if __name__ == "__main__":
     import uvloop
 
-    port, clients, seconds, limit, file = sys.argv[1:]
-    measured = uvloop.run(_measure(int(port), int(clients), float(seconds), int(limit), Path(file).read_bytes()))
+    port, clients, seconds, limit, file, *path = sys.argv[1:]
+    measured = uvloop.run(_measure(int(port), int(clients), float(seconds), int(limit), Path(file).read_bytes(), *path))
     print(json.dumps(measured))

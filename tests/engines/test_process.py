@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pressroom.engines import EngineSpec, State
+from pressroom.engines import EngineSpec, State, process
 from pressroom.engines._log import EngineLog
 from pressroom.engines.process import ProcessEngine
 from pressroom.kernel import EngineStartError, MissingDependencyError
@@ -123,6 +123,64 @@ def test_a_child_that_will_not_end_is_killed(scripted: Make) -> None:
     pid = engine.start().pid
     engine.stop()
     assert not psutil.pid_exists(pid)
+
+
+# A child that starts two more, which ignore that it ends, and prints their numbers to its log.
+_WITH_CHILDREN = GOOD.replace(
+    "child.ready(",
+    """import subprocess
+stubborn = "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('here'); time.sleep(600)"
+left = [subprocess.Popen([sys.executable, "-uc", stubborn], stdout=subprocess.PIPE) for _ in range(2)]
+print("left", *[each.pid for each in left if each.stdout.readline()], flush=True)
+child.ready(""",
+)
+
+
+def _left(log: Path) -> list[psutil.Process]:
+    (line,) = [line for line in log.read_text().splitlines() if line.startswith("left")]
+    return [psutil.Process(int(pid)) for pid in line.split()[1:]]
+
+
+@pytest.mark.parametrize("end", [None, signal.SIGTERM, signal.SIGKILL])
+def test_what_a_child_leaves_in_its_session_is_ended_as_well(
+    scripted: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: signal.Signals | None
+) -> None:
+    monkeypatch.setattr(process, "_LEFT_BEHIND_S", 0.2)
+    engine = scripted(_WITH_CHILDREN)
+    pid = engine.start().pid
+    left = _left(tmp_path / "engine.log")
+    assert len(left) == 2
+    if end is not None:  # it dies, and is known to be dead before anybody stops it
+        os.kill(pid, end)
+        while engine.pid is not None:
+            time.sleep(0.01)
+        assert all(each.is_running() for each in left)
+    engine.stop()
+    assert not [each for each in left if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_session_that_ends_by_itself_is_left_to(scripted: Make, tmp_path: Path) -> None:
+    # It takes half a second to put something away, as one does that keeps shared memory.
+    tidy = "import os, sys, time; print('here'); os.read(0, 1); time.sleep(0.5); open(sys.argv[1], 'w').close()"
+    source = GOOD.replace(
+        "child.ready(",
+        f"import subprocess\nargs = [sys.executable, '-uc', {tidy!r}, {str(tmp_path / 'away')!r}]\n"
+        "left = subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE)\nleft.stdout.readline()\n"
+        "child.ready(",
+    )
+    engine = scripted(source)
+    engine.start()
+    engine.stop()
+    assert (tmp_path / "away").exists()
+
+
+def test_a_number_that_was_given_away_is_somebody_elses() -> None:
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
+    process._end_session(other.pid)
+    assert other.poll() is None
+    assert other.stdin is not None
+    other.stdin.close()
+    other.wait()
 
 
 def test_stop_ends_a_start_that_waits(scripted: Make) -> None:

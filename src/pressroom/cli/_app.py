@@ -44,6 +44,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ask": ("talk", "Ask a deployment one question."),
     "chat": ("talk", "Talk with a deployment."),
     "batch": ("batch", "Answer every line of a file, and go on where it was."),
+    "parity": ("parity", "Whether a deployment says what its model says."),
+    "engines": ("engines", "Which engines there are, which can be used here, and installing one."),
+    "bench": ("bench", "Load on a deployment: figures and a plot."),
+    "feed": ("feed", "Answer the messages of a subject or topic, and publish the answers."),
     "conformance": ("conformance", "What a deployment does of what the protocols promise."),
     "doctor": ("doctor", "What this machine has, what is missing, what to do."),
 }

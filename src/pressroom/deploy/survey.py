@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pressroom.deploy.base import AUTO, Phase, Running
@@ -107,6 +108,9 @@ class Surveyor:
         if engine_class(wish.engine).formats:
             registry = Registry(workspace)
             model = registry.materialise(registry.get(Ref(Ref.parse(wish.ref).name, None, wish.digest)))
+            if not self._room_for(model):
+                self._begun.discard(f"parity {copy.key}")  # another time
+                return
             weights, folder = model, workspace.path("parity")
             threads = workspace.settings.engines.threads
             reference = lambda: kept_reference(weights, digest=wish.digest, folder=folder, threads=threads)  # noqa: E731
@@ -115,6 +119,18 @@ class Surveyor:
         _log.info("%s on %s says what its model says: %s", wish.name, wish.engine, figures["verdict"])
         copy.figures["parity"] = figures
         self._deployments.write_measured(wish.digest, wish.engine, "parity", conditions(copy), figures)
+
+    def _room_for(self, model: Path) -> bool:
+        """Whether a second copy of the weights, as the reference is computed from them, fits beside what runs."""
+        from pressroom.engines import available, estimate
+
+        assert self._workspace is not None
+        if model.is_file() and model.suffix == ".gguf":
+            needed = model.stat().st_size
+        else:
+            options = {"dtype": "float32"}
+            needed = estimate(model, engine="transformers", context=1024, slots=1, options=options).total
+        return needed < available(self._workspace.settings.engines).free
 
     def _known_speeds(self, copy: Copy) -> tuple[tuple[int, float], ...] | None:
         wish = copy.wish

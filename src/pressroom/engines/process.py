@@ -29,7 +29,7 @@ _HEALTH_TIMEOUT_S = 1.0
 # A process that closed its stdout without a report is about to end, or never will.
 _ENDING_S = 1.0
 # What a process that ended had started gets this long to end by itself.
-_LEFT_BEHIND_S = 1.0
+_LEFT_BEHIND_S = 3.0
 # More than any honest report; a child that writes more than this without a line end is not one of ours.
 _REPORT_LIMIT = 1 << 20
 

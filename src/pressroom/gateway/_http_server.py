@@ -178,6 +178,7 @@ class HttpConnection(asyncio.Protocol):
         self._header_bytes = 0
         self._body: list[bytes] = []
         self._body_bytes = 0
+        self._unframed = 0  # bytes since the last of the body: extensions of chunks, trailers
         self._body_until = 0.0  # when a body must have come of which nothing more does
         self._refusal = (0, "")
         self._waiting: deque[Request] = deque()  # complete, and not begun
@@ -225,6 +226,8 @@ class HttpConnection(asyncio.Protocol):
             return
         if not self._head_done:
             self._head_bytes += len(data)
+        elif self._request is not None:
+            self._unframed += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -242,7 +245,9 @@ class HttpConnection(asyncio.Protocol):
         if self._waiting:
             self._next()
         elif self._request is not None:
-            if self._head_done and (self._current is None or self._request is self._current):
+            if self._unframed > HEAD_LIMIT:
+                self._refuse(431, f"The trailers, or the extensions of a chunk, are over {HEAD_LIMIT} bytes.")
+            elif self._head_done and (self._current is None or self._request is self._current):
                 self.deadline = self._listener.now + _BODY_S
                 if self._request.incoming is None:
                     self.deadline = min(self.deadline, self._body_until + self._body_bytes / _BODY_RATE)
@@ -286,6 +291,7 @@ class HttpConnection(asyncio.Protocol):
         self._head_done = True
         self._head_bytes = 0
         self._body_until = self._listener.now + _BODY_S
+        self._unframed = 0
         request.method = parser.get_method()
         request.version = parser.get_http_version()
         request.keep_alive = request.version == "1.1" and parser.should_keep_alive()
@@ -309,6 +315,7 @@ class HttpConnection(asyncio.Protocol):
             self._waiting.append(request)
 
     def on_body(self, data: bytes) -> None:
+        self._unframed = 0
         if self._request is not None and self._request.incoming is not None:
             self._request.incoming.data(data)
             return

@@ -33,6 +33,7 @@ class Backend(ProcessEngine):
     )
     formats = ("safetensors",)
     rank = 30
+    default_slots = 8
     requires = ("torch", "transformers")
 
     def start(self) -> Endpoint:

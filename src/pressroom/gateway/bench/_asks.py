@@ -72,7 +72,8 @@ class Ask(Call):
         if self.error is not None:
             self.error = _problem(self.error[0], answer)
         elif self._streamed and not answer.endswith(b"data: [DONE]\n\n"):
-            self.error = _problem("stream", answer[answer.rfind(b'data: {"error"') :])
+            at = answer.rfind(b'data: {"error"')
+            self.error = _problem("stream", answer[at:] if at >= 0 else b"")
         else:
             self.prompt, self.output = token_counts(answer)
             cached = _CACHED.search(answer, max(0, answer.rfind(b'"usage"')))
