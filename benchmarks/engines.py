@@ -35,6 +35,8 @@ from pressroom.kernel import EngineError, this_machine
 _CLIENTS = (1, 4, 16, 64)
 _QUICK_TOKENS = 16
 _TARGET = ">= 0.97"
+# What the checks of parity may take.
+_CHECK_S = 300.0
 # What a deployment may take to answer: vLLM loads for a minute or two, and `auto` measures both engines first.
 _PATIENCE = {"PRESSROOM_ENGINES_START_TIMEOUT_S": "1800"}
 
@@ -61,6 +63,7 @@ def alone(kind: str, weights: Path, settings: dict[str, str], more: list[str], *
         port = ours.deploy("weights", kind, "--engine", kind, *more)
         if not port:
             raise SystemExit(f"the engine {kind} has no port that answers")
+        _checked(ours, kind)
         return measure(Endpoint(host="127.0.0.1", port=port, pid=0), kind, **how)
 
 
@@ -70,13 +73,25 @@ def chosen(gguf: Path, safetensors: Path, settings: dict[str, str], more: list[s
         ours.press("pull", str(gguf.resolve()), "--as", "gguf")
         ours.press("pull", str(safetensors.resolve()), "--as", "safetensors")
         ours.deploy("gguf", "auto", "--engine", "auto", "--with", "safetensors", *more)
+        _checked(ours, "auto")
         found = measure(Endpoint(host="127.0.0.1", port=ours.port, pid=0), "auto", **how)
-        return found | {"deployment": _told(ours)}
+        return found | {"deployment": _told(ours, "auto")}
 
 
-def _told(ours: Deployed) -> Any:
-    """What `press ps` says of the deployment: the copies, and how fast they were measured to be."""
-    return next(one for one in ours.press("ps")["deployments"] if one["name"] == "auto")
+def _checked(ours: Deployed, name: str) -> None:
+    """Wait until the parity of every copy was checked: the server does that once it serves, and it takes both cores."""
+    deadline = time.monotonic() + _CHECK_S
+    while time.monotonic() < deadline:
+        copies = _told(ours, name)["copies"]
+        if copies and all("parity" in copy for copy in copies):
+            return
+        time.sleep(1)
+    print(f"{name}: its parity is not checked after {_CHECK_S:.0f} s", file=sys.stderr, flush=True)
+
+
+def _told(ours: Deployed, name: str) -> Any:
+    """What `press ps` says of a deployment: its copies, and what was measured of them."""
+    return next(one for one in ours.press("ps")["deployments"] if one["name"] == name)
 
 
 def ratios(auto: Rates, engines: dict[str, Rates]) -> dict[str, float | None]:

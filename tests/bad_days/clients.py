@@ -138,9 +138,7 @@ async def ask(port: int, path: str, body: bytes, *lines: str) -> Answer:
 
 def infer(channel: Any, service: str) -> Any:
     """The ModelInfer of a channel: bytes in, a ModelInferResponse out."""
-    return channel.unary_unary(
-        f"/{service}/ModelInfer", response_deserializer=messages.ModelInferResponse.FromString
-    )
+    return channel.unary_unary(f"/{service}/ModelInfer", response_deserializer=messages.ModelInferResponse.FromString)
 
 
 def stream_infer(channel: Any, service: str, requests: Iterator[Any] | Sequence[Any]) -> Any:

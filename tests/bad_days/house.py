@@ -66,7 +66,7 @@ class House:
         engines = self.engines()
         stop_server(self.workspace)
         self.workspace.close()
-        gone, left = psutil.wait_procs(engines, timeout=20)
+        _, left = psutil.wait_procs(engines, timeout=20)
         assert not left, f"engines outlived their server: {left}"
 
     @property
@@ -128,9 +128,7 @@ class House:
 
     def calm(self, name: str) -> bool:
         """Whether nothing runs or waits on a deployment any more."""
-        return not any(
-            self.figure(f"pressroom_requests_{what}", model=name) for what in ("in_flight", "waiting")
-        )
+        return not any(self.figure(f"pressroom_requests_{what}", model=name) for what in ("in_flight", "waiting"))
 
     def rss(self) -> int:
         """Resident bytes of the server's process."""

@@ -372,9 +372,7 @@ def _several(count: int) -> bytes:
         ("silent", "/v2/models/silent/infer", _several(8), 8, False),
     ],
 )
-def test_a_client_that_leaves(
-    watched: House, model: str, path: str, body: bytes, runs: int, reads: bool
-) -> None:
+def test_a_client_that_leaves(watched: House, model: str, path: str, body: bytes, runs: int, reads: bool) -> None:
     cancelled = watched.engine_counts(model)["cancelled"]
 
     async def scene() -> None:
@@ -404,8 +402,9 @@ def test_grpc_clients_that_leave(watched: House) -> None:
         each.cancel()
     channel.close()  # and the others go with their connection
     until(
-        lambda: watched.engine_counts("slow")["cancelled"] + watched.engine_counts("silent")["cancelled"]
-        == cancelled + 16
+        lambda: (
+            watched.engine_counts("slow")["cancelled"] + watched.engine_counts("silent")["cancelled"] == cancelled + 16
+        )
     )
     assert {call.code() for call in calls} == {grpc.StatusCode.CANCELLED}
 

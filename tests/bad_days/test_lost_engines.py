@@ -7,9 +7,13 @@ import json
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from pressroom.deploy import Phase, make_wish, wait_until
+from pressroom.registry import pull
 
 from .clients import (
     CHAT,
@@ -36,7 +40,8 @@ _EACH = 11  # of each kind of stream and of whole request; three kinds
 class Crowd:
     """Streams and whole requests over every door: the streams have begun, the others have no answer yet."""
 
-    def __init__(self, house: House, model: str, each: int) -> None:
+    def __init__(self, house: House, model: str, each: int, **parameters: Any) -> None:
+        self._parameters = parameters
         self._house = house
         self._model = model
         self._each = each
@@ -45,16 +50,20 @@ class Crowd:
         self.begun = 0
 
     async def __aenter__(self) -> Crowd:
-        port, model, loop = self._house.port, self._model, asyncio.get_running_loop()
+        port, model, loop, more = self._house.port, self._model, asyncio.get_running_loop(), self._parameters
         request = tensors(model, "a b")
+        for name, value in more.items():
+            setattr(request.parameters[name], "bool_param" if type(value) is bool else "int64_param", value)
         call = infer(self._channel, SERVICE)
-        self.openai = [loop.create_task(self._stream(CHAT, chat(model, stream=True))) for _ in range(self._each)]
+        self.openai = [
+            loop.create_task(self._stream(CHAT, chat(model, stream=True, **more))) for _ in range(self._each)
+        ]
         v2 = f"/v2/models/{model}/generate_stream"
-        self.v2 = [loop.create_task(self._stream(v2, generate())) for _ in range(self._each)]
+        self.v2 = [loop.create_task(self._stream(v2, generate(**more))) for _ in range(self._each)]
         self.grpc = [loop.run_in_executor(self._pool, self._call, request) for _ in range(self._each)]
         self.whole = [
-            *(loop.create_task(ask(port, CHAT, chat(model))) for _ in range(self._each)),
-            *(loop.create_task(ask(port, f"/v2/models/{model}/generate", generate())) for _ in range(self._each)),
+            *(loop.create_task(ask(port, CHAT, chat(model, **more))) for _ in range(self._each)),
+            *(loop.create_task(ask(port, f"/v2/models/{model}/generate", generate(**more))) for _ in range(self._each)),
         ]
         data = request.SerializeToString()
         self.infer = [loop.run_in_executor(self._pool, lambda: call(data, timeout=60)) for _ in range(self._each)]
@@ -88,8 +97,8 @@ class Crowd:
         return found
 
 
-async def assert_recovered(crowd: Crowd, said: str) -> None:
-    """The streams ended with an error of their protocol; everybody else got the whole answer."""
+async def assert_recovered(crowd: Crowd, said: str = "") -> None:
+    """The streams ended with an error of their protocol, and everybody else got the whole answer: `said`, if given."""
     for found in await asyncio.gather(*crowd.openai):
         events = found.events()
         assert is_openai_error(json.loads(events[-1])) and json.loads(events[-1])["error"]["code"] == "engine_error"
@@ -104,9 +113,10 @@ async def assert_recovered(crowd: Crowd, said: str) -> None:
         assert found.status == 200, found
         record = found.json()
         text = record["text_output"] if "text_output" in record else record["choices"][0]["message"]["content"]
-        assert text == said
+        assert text == said if said else text
     for answer in await asyncio.gather(*crowd.infer):
-        assert answer.outputs[0].contents.bytes_contents[0].decode() == said
+        text = answer.outputs[0].contents.bytes_contents[0].decode()
+        assert text == said if said else text
 
 
 @pytest.mark.parametrize("how", ["killed", "hangs"])
@@ -129,6 +139,23 @@ def test_an_engine_is_lost_under_load(house: MakeHouse, how: str) -> None:
     assert count("pressroom_requests_total", model="m", status="502") == 3 * _EACH
     assert count("pressroom_upstream_retries_total", model="m") >= 3 * _EACH
     assert running.engine_counts("m")["active"] == 0
+
+
+@pytest.mark.slow
+def test_llamacpp_is_killed_under_load(house: MakeHouse, smollm2: Path) -> None:
+    running = house()
+    pull(running.workspace, str(smollm2), name="m")
+    options = {"slots": 6, "context": 512}
+    wish = make_wish(running.workspace, "m:1", name="m", engine="llamacpp", options=options)
+    wait_until(running.deployments, wish, Phase.READY, timeout_s=120)
+
+    async def scene() -> None:
+        async with Crowd(running, "m", 1, max_tokens=96, ignore_eos=True) as crowd:
+            os.kill(running.engine("m"), signal.SIGKILL)
+            await asyncio.wait_for(assert_recovered(crowd), 120)
+
+    asyncio.run(scene())
+    until(lambda: running.calm("m") and running.seen("m").restarts == 1)
 
 
 def test_a_sleeping_deployment_is_woken_once_by_a_storm(house: MakeHouse) -> None:

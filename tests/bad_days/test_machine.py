@@ -76,7 +76,7 @@ def test_one_name_deployed_by_two_at_once(house: MakeHouse) -> None:
 
 
 def test_a_database_that_is_locked_for_ten_seconds(house: MakeHouse) -> None:
-    running = house()
+    running = house("wait_s = 8")
     running.deploy("m")
     answer(running)
     before = running.engine("m")
@@ -103,7 +103,7 @@ from bad_days.house import House, until
 from bad_days.test_machine import answer
 
 root = Path(sys.argv[1])
-with House(root) as house:
+with House(root, "wait_s = 15") as house:
     for name in "ab":
         house.deploy(name)
     engines = [house.engine(name) for name in "ab"]

@@ -14,8 +14,20 @@ import pytest
 
 from pressroom.gateway.grpc import inference_pb2 as messages
 
-from .clients import CHAT, Answer, ask, chat, connected, generate, infer, is_openai_error, is_v2_error, post
-from .clients import stream_infer, tensors
+from .clients import (
+    CHAT,
+    Answer,
+    ask,
+    chat,
+    connected,
+    generate,
+    infer,
+    is_openai_error,
+    is_v2_error,
+    post,
+    stream_infer,
+    tensors,
+)
 from .house import MB, SERVICE, House
 from .malformed import bodies, garbled
 
@@ -28,7 +40,9 @@ _CHATS = [
     chat("echo", stream=True, stream_options={"include_usage": True}),
     chat("echo", max_tokens=3, temperature=0.5, top_p=0.9, stop=["a"], n=2, seed=1, logit_bias={"5": 1}),
     chat("echo", tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}], tool_choice="auto"),
-    json.dumps({"model": "echo", "messages": [{"role": "user", "content": [{"type": "text", "text": "a b"}]}]}).encode(),
+    json.dumps(
+        {"model": "echo", "messages": [{"role": "user", "content": [{"type": "text", "text": "a b"}]}]}
+    ).encode(),
     chat("echo", response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}),
 ]
 _COMPLETIONS = [

@@ -75,12 +75,16 @@ async def fill(address: Address, texts: list[str]) -> None:
 
 
 class Reader:
-    """What was answered so far, each record as often as it came."""
+    """What was answered so far: each message that the broker has, once."""
 
     def __init__(self, address: Address) -> None:
         settings = FeedSettings(group="reader", ack_wait_s=3)
         self._source = broker_for(address.scheme, {}).source(address, settings)
-        self.records: list[dict[str, Any]] = []
+        self._found: dict[str, dict[str, Any]] = {}
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return list(self._found.values())
 
     async def __aenter__(self) -> Reader:
         await self._source.open()
@@ -94,7 +98,7 @@ class Reader:
         while len({record["id"] for record in self.records}) < ids:
             assert time.monotonic() < deadline, f"{len(self.records)} of {ids} answers came"
             for message in await self._source.receive(50):
-                self.records.append(json.loads(message.data))
+                self._found[message.key] = json.loads(message.data)
                 await self._source.ack(message)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pressroom.deploy._room import Room
+from pressroom.deploy._scribe import Scribe
 from pressroom.deploy.base import Cluster, Deployment, Observed, Phase, Running
 from pressroom.deploy.deployments import Deployments
 from pressroom.deploy.fleet import Fleet
@@ -68,12 +69,15 @@ class Reconciler:
         self._surveyor = surveyor
         self._entries: dict[str, _Entry] = {}
         self._told_stopped: dict[str, int] = {}
+        self._wishes: dict[str, Deployment] = {}
+        self._scribe = Scribe(deployments.observe)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
         # Stopping an engine takes seconds; it must not keep the others waiting.
         self._enders = ThreadPoolExecutor(max_workers=8, thread_name_prefix="end-replica")
 
     def start(self) -> None:
+        self._scribe.start()
         self._thread.start()
 
     def stop(self) -> None:
@@ -88,6 +92,7 @@ class Reconciler:
         for name in list(self._entries):
             self._routes.remove(name)
         self._enders.shutdown(wait=True)
+        self._scribe.close()
 
     def ready(self) -> bool:
         """Whether every deployment that should run has a copy that answers, or would wake if it was asked."""
@@ -109,7 +114,12 @@ class Reconciler:
                 return
 
     def _look(self) -> None:
-        wishes = {wish.name: wish for wish in self._deployments.list()}
+        try:
+            self._wishes = {wish.name: wish for wish in self._deployments.list()}
+        except PressroomError as error:
+            # The database may be gone for a while: what was wished last is still looked after.
+            _log.error("cannot read what is wished: %s", error)
+        wishes = self._wishes
         for name in [n for n in self._entries if n not in wishes or not wishes[n].running]:
             self._end(name, wishes.get(name))
         for wish in wishes.values():
@@ -229,7 +239,7 @@ class Reconciler:
             ) == before and [_steady(copy) for copy in copies] == [_steady(copy) for copy in before.copies]
             if same and seen.seen - before.seen < _HEARTBEAT_S:
                 return
-        self._deployments.observe(seen)
+        self._scribe.put(seen)
         entry.written = seen
 
     def _end(self, name: str, wish: Deployment | None) -> None:
@@ -250,9 +260,7 @@ class Reconciler:
 
     def _tell_stopped(self, wish: Deployment) -> None:
         now = time.time()
-        self._deployments.observe(
-            Observed(name=wish.name, generation=wish.generation, phase=Phase.STOPPED, since=now, seen=now)
-        )
+        self._scribe.put(Observed(name=wish.name, generation=wish.generation, phase=Phase.STOPPED, since=now, seen=now))
         self._told_stopped[wish.name] = wish.generation
 
     def _end_fleet(self, fleet: Fleet, *, after: Sequence[Route] = ()) -> None:

@@ -110,6 +110,7 @@ def test_addresses() -> None:
     assert (address.scheme, address.hosts, address.name) == ("nats", ("one:4222", "two:4223"), "requests.en")
     assert str(address) == "nats://one:4222,two:4223/requests.en"
     assert parse_address("kafka://[::1]:9092/topic").hosts == ("[::1]:9092",)
+    assert parse_address("kafka://[::1],h,i:1/topic").hosts_with(7) == ["[::1]:7", "h:7", "i:1"]
     assert broker_names() == ["kafka", "nats"]
     with pytest.raises(FeedAddressError, match="amqp"):
         broker_for("amqp", {})

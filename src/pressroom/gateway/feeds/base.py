@@ -42,6 +42,10 @@ class Address:
     hosts: tuple[str, ...]
     name: str
 
+    def hosts_with(self, port: int) -> list[str]:
+        """The hosts, each with a port: this one where none was given."""
+        return [host if ":" in host.rpartition("]")[2] else f"{host}:{port}" for host in self.hosts]
+
     def __str__(self) -> str:
         return f"{self.scheme}://{','.join(self.hosts)}/{self.name}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import ssl
 from collections.abc import Mapping
 from typing import Any
@@ -19,20 +20,18 @@ _MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 def library() -> Any:
     try:
-        import aiokafka
+        return importlib.import_module("aiokafka")
     except ImportError as error:
         raise MissingDependencyError(
             "Kafka needs the library aiokafka, which is not installed",
             hint="Install it with: pip install 'pressroom[kafka]'",
             library="aiokafka",
         ) from error
-    return aiokafka
 
 
 def refusals() -> tuple[type[Exception], ...]:
     """What no repetition helps against."""
-    from aiokafka import errors
-
+    errors = library().errors
     return (
         errors.TopicAuthorizationFailedError,
         errors.GroupAuthorizationFailedError,
@@ -52,26 +51,25 @@ def options(address: Address, environ: Mapping[str, str]) -> dict[str, Any]:
     ):
         if value not in known:
             raise FeedError(f"{variable}={value!r} is not one that is known", hint=f"Known: {', '.join(known)}.")
-    options: dict[str, Any] = {
-        "bootstrap_servers": [host if ":" in host else f"{host}:9092" for host in address.hosts],
+    made: dict[str, Any] = {
+        "bootstrap_servers": address.hosts_with(9092),
         "client_id": "pressroom-feed",
         "security_protocol": protocol,
     }
     if protocol.startswith("SASL"):
-        options |= {
+        made |= {
             "sasl_mechanism": mechanism,
             "sasl_plain_username": user or "",
             "sasl_plain_password": secret(environ, "KAFKA_PASSWORD") or "",
         }
     if protocol.endswith("SSL"):
         authorities = existing_file(environ, "KAFKA_CA")
-        options["ssl_context"] = ssl.create_default_context(cafile=str(authorities) if authorities else None)
-    return options
+        made["ssl_context"] = ssl.create_default_context(cafile=str(authorities) if authorities else None)
+    return made
 
 
 async def start(client: Any, address: Address) -> None:
-    from aiokafka import errors
-
+    errors = library().errors
     try:
         async with asyncio.timeout(OPEN_S):
             await client.start()

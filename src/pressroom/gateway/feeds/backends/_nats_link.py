@@ -73,7 +73,7 @@ class Link:
                 self._refused.set()
             self._say(error)
 
-        servers = [f"nats://{host}" if ":" in host else f"nats://{host}:4222" for host in self.address.hosts]
+        servers = [f"nats://{host}" for host in self.address.hosts_with(4222)]
         connecting = asyncio.ensure_future(
             nats.connect(
                 servers,

@@ -33,7 +33,7 @@ from pressroom.gateway.feeds.base import (
 )
 
 if TYPE_CHECKING:
-    from aiokafka import (  # type: ignore[import-untyped]
+    from aiokafka import (
         AIOKafkaConsumer,
         AIOKafkaProducer,
         ConsumerRecord,
