@@ -6,6 +6,7 @@ The child's side of the agreement is `pressroom.engines.child`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
 import json
 import os
@@ -28,6 +29,8 @@ from pressroom.kernel import EngineStartError, MissingDependencyError, Workspace
 _HEALTH_TIMEOUT_S = 1.0
 # A process that closed its stdout without a report is about to end, or never will.
 _ENDING_S = 1.0
+# Errors that say something of this process and nothing of the engine: an engine is not ended for them.
+_OWN_TROUBLE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # What a process that ended had started gets this long to end by itself.
 _LEFT_BEHIND_S = 3.0
 # More than any honest report; a child that writes more than this without a line end is not one of ours.
@@ -307,7 +310,8 @@ def _ending(returncode: int) -> str:
 
 
 def _ask(host: str, port: int) -> str:
-    """GET /health; '' when the answer is 200, else what is wrong. Never takes longer than the limit."""
+    """GET /health; '' when the answer is 200, else what is wrong. Never takes longer than the limit. Where this process
+    has no means to ask, nothing is known to be wrong."""
     deadline = time.monotonic() + _HEALTH_TIMEOUT_S
     received = b""
     try:
@@ -322,6 +326,8 @@ def _ask(host: str, port: int) -> str:
     except TimeoutError:
         return f"no answer to /health in {_HEALTH_TIMEOUT_S:g} s"
     except OSError as error:
+        if error.errno in _OWN_TROUBLE:
+            return ""
         return f"no answer to /health: {error.strerror or error}"
     status = received.split(b" ", 2)[1:2]
     return "" if status == [b"200"] else f"/health answered {b' '.join(status).decode(errors='replace') or 'nothing'}"
@@ -333,13 +339,13 @@ def _memory(pid: int) -> tuple[int, int]:
     try:
         process = psutil.Process(pid)
         family = [process, *process.children(recursive=True)]
-    except psutil.Error:
+    except (psutil.Error, OSError):  # an OSError where this process has no descriptors left
         return 0, 0
     total = most = 0
     for each in family:
         try:
             now = int(each.memory_info().rss)
-        except psutil.Error:
+        except (psutil.Error, OSError):
             continue  # it has just ended
         total += now
         most += max(now, _most_resident(each.pid))

@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 class Standing(StrEnum):
     """How a supervised engine stands. `backoff`: it died, and is started again after a pause. `failed`: it does not
-    come up, and is left alone until `retry`."""
+    come up, and is left alone until `retry`, or for a long pause where it came up before."""
 
     STARTING = "starting"
     READY = "ready"
@@ -48,7 +48,9 @@ class Policy:
     Pauses double from `first_pause` to `longest_pause`, each shortened by up to a quarter at random so that engines
     that died together do not all load at once; an engine that was well for `well_after` starts over with the first.
     `same_failures` starts in a row that end in the same way mean failure, `same_refusals` where the engine itself said
-    why: that will not change by trying. One that lives but is silent for `patience` is ended and started again.
+    why: that will not change by trying. One that lives but is silent for `patience` is ended and started again. Where
+    an engine has been ready before, what keeps it from coming up may pass (a full disk, memory that others took): it is
+    tried anew every `again_after`.
     """
 
     poll: float = 0.1
@@ -59,6 +61,7 @@ class Policy:
     same_failures: int = 5
     same_refusals: int = 2
     patience: float = 60.0
+    again_after: float = 60.0
 
 
 class Supervisor:
@@ -82,6 +85,7 @@ class Supervisor:
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._retry = False
+        self._was_ready = False
         self._engine: Engine | None = None
         self._snapshot = Snapshot(standing=Standing.STOPPED, since=time.time())
         self._changed = threading.Condition()
@@ -157,7 +161,7 @@ class Supervisor:
                 if reason and failures >= allowed:
                     _log.error("an engine is left alone after %d failed starts: %s", failures, detail)
                     self._say(standing=Standing.FAILED, detail=detail, endpoint=None)
-                    self._wait(None)
+                    self._wait(policy.again_after if self._was_ready else None)
                     pause, failures = policy.first_pause, 0
                 else:
                     _log.warning("an engine is started again in %.1f s: %s", pause, detail)
@@ -174,8 +178,13 @@ class Supervisor:
             if self._stopping.is_set():
                 return ""
             endpoint = engine.start()
+            self._was_ready = True
             self._say(standing=Standing.READY, endpoint=endpoint, detail="")
-            return self._watch(engine)
+            ended = self._watch(engine)
+            if ended:
+                # Ending it takes seconds where it hangs, or has left something behind: nobody is to ask it any more.
+                self._say(standing=Standing.BACKOFF, detail=ended, endpoint=None)
+            return ended
         finally:
             self._engine = None
             self._look_at_memory(0, 0)

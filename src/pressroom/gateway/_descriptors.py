@@ -12,7 +12,8 @@ _MOST_FILES = 65_536
 
 
 def connections_allowed() -> int:
-    """How many clients may be connected: as many as there are descriptors for, with the soft limit at the hard one."""
+    """How many clients may be connected: as many as there are descriptors for, with the soft limit at the hard one.
+    Each may have a request that needs a second one, for the connection to its engine."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and (hard == resource.RLIM_INFINITY or soft < hard):
         wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
@@ -21,4 +22,4 @@ def connections_allowed() -> int:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
                 soft = wanted
     most = _MOST_FILES if soft == resource.RLIM_INFINITY else soft
-    return max(_FEWEST_CLIENTS, most - _OTHER_FILES)
+    return max(_FEWEST_CLIENTS, (most - _OTHER_FILES) // 2)

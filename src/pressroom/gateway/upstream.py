@@ -8,11 +8,13 @@ told what happens, on the event loop, in the order it happens. It is told of the
 from __future__ import annotations
 
 import asyncio
+import errno
 from abc import ABC, abstractmethod
 from collections import deque
 from enum import StrEnum
 from typing import cast
 
+from pressroom.gateway._descriptors import connections_allowed
 from pressroom.gateway._response import Head, MalformedResponse, ResponseParser
 
 # How often deadlines are looked at. Coarse: a timer for each request would cost more than the request's parsing.
@@ -216,9 +218,12 @@ class EngineConnection(asyncio.Protocol):
 
 
 class Upstream:
-    """The connections to every engine. Belongs to one event loop."""
+    """The connections to every engine, at most `most` at once (None: as many as there are descriptors for). Belongs to
+    one event loop."""
 
-    def __init__(self, *, connect_timeout_s: float, first_byte_timeout_s: float) -> None:
+    def __init__(self, *, connect_timeout_s: float, first_byte_timeout_s: float, most: int | None = None) -> None:
+        self._most = connections_allowed() if most is None else most
+        self._opening = 0
         self._connect_timeout_s = connect_timeout_s
         # A tick longer, so that no time is looked up for each piece of a stream.
         self._silence_s = first_byte_timeout_s + _TICK_S
@@ -308,9 +313,23 @@ class Upstream:
 
     async def _open_connection(self, address: tuple[str, int]) -> EngineConnection:
         assert self._loop is not None
-        async with asyncio.timeout(self._connect_timeout_s):
-            _, connection = await self._loop.create_connection(lambda: EngineConnection(self, address), *address)
+        if len(self._open) + self._opening >= self._most and not self._close_idle():
+            raise OSError(errno.EMFILE, f"{self._most} connections to engines are open, and there may be no more")
+        self._opening += 1
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                _, connection = await self._loop.create_connection(lambda: EngineConnection(self, address), *address)
+        finally:
+            self._opening -= 1
         return connection
+
+    def _close_idle(self) -> bool:
+        """Close a connection that nobody uses, of whichever engine; False where there is none."""
+        for idle in self._idle.values():
+            if idle:
+                idle.popleft().abort()
+                return True
+        return False
 
     def _connect(self, address: tuple[str, int], head: bytes, body: bytes, call: Call) -> None:
         assert self._loop is not None
