@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from hypothesis import given
@@ -10,6 +11,10 @@ from hypothesis import strategies as st
 from pressroom.gateway import Route
 from pressroom.gateway._choosing import Chooser, prefixes, rate_at
 from pressroom.gateway.routes import Lane, Load
+from pressroom.testing.gateway import GatewayThread
+
+from .engines_and_clients import Client, Echoes, post
+from .engines_and_clients import chat as request
 
 LONG = "Once upon a time there was a printer who set every letter by hand. " * 40
 SPEEDS = {
@@ -43,11 +48,50 @@ def test_the_load_decides_the_kind_of_engine() -> None:
     assert chooser.choose([small, large], chat("hi"), 0.0) is small
     small.load.running = 3
     assert chooser.choose([small, large], chat("hi"), 0.1) is small
-    small.load.running = 15
-    assert chooser.choose([small, large], chat("hi"), 0.2) is large, "a load that rises is believed at once"
     small.load.running = 0
+    assert chooser.choose([small, large], chat("hi"), 0.2, waiting=15) is large, "a load that rises is believed at once"
     assert chooser.choose([small, large], chat("hi"), 0.3) is large, "a short pause is not a new load"
     assert chooser.choose([small, large], chat("hi"), 30.0) is small
+
+
+def test_a_rising_load_waits_for_what_runs_and_moves_what_has_not_begun() -> None:
+    chooser = Chooser()
+    chooser.speeds = dict(SPEEDS)
+    small, large = lane("small", 1), lane("large", 2)
+    assert chooser.choose([small, large], chat("hi"), 0.0) is small
+    small.load.running = 12
+    assert chooser.choose([small, large], chat("hi"), 0.1) is None, "two at once on the same cores help nobody"
+    assert chooser.moving and chooser.others([small, large]) == [small]
+    small.load.running = 1
+    assert chooser.choose([small, large], chat("hi"), 1.0, waiting=12) is None
+    small.load.running = 0
+    assert chooser.choose([small, large], chat("hi"), 1.1, waiting=12) is large
+    small.load.running, large.load.running = 1, 12  # one that takes long
+    assert chooser.choose([small, large], chat("hi"), 1.2) is large
+
+
+def test_a_long_answer_holds_up_a_change_for_some_seconds_only() -> None:
+    chooser = Chooser()
+    chooser.speeds = dict(SPEEDS)
+    small, large = lane("small", 1), lane("large", 2)
+    assert chooser.choose([small, large], chat("hi"), 0.0) is small
+    small.load.running = 1
+    assert chooser.choose([small, large], chat("hi"), 1.0, waiting=20) is None
+    assert chooser.choose([small, large], chat("hi"), 5.9, waiting=20) is None
+    assert chooser.choose([small, large], chat("hi"), 6.1, waiting=20) is large
+
+
+def test_a_falling_load_goes_on_where_the_others_are_at_first() -> None:
+    chooser = Chooser()
+    chooser.speeds = dict(SPEEDS)
+    small, large = lane("small", 1), lane("large", 2)
+    assert chooser.choose([small, large], chat("hi"), 0.0, waiting=60) is large
+    large.load.running = 3
+    assert chooser.choose([small, large], chat("hi"), 10.0) is large and not chooser.moving
+    assert chooser.choose([small, large], chat("hi"), 11.9) is large
+    assert chooser.choose([small, large], chat("hi"), 12.1) is None, "a load that stays low waits for the change"
+    large.load.running = 0
+    assert chooser.choose([small, large], chat("hi"), 12.5) is small
 
 
 def test_a_difference_within_the_error_of_measurement_changes_nothing() -> None:
@@ -56,7 +100,7 @@ def test_a_difference_within_the_error_of_measurement_changes_nothing() -> None:
     small, large = lane("small", 1), lane("large", 2)
     assert chooser.choose([small, large], chat("hi"), 0.0) is small
     small.load.running = 63
-    assert chooser.choose([small, large], chat("hi"), 0.1) is small
+    assert chooser.choose([small, large], chat("hi"), 0.1) is small, "and waits for nothing"
 
 
 def test_one_that_was_not_measured_is_chosen_where_it_is_alone() -> None:
@@ -83,6 +127,7 @@ def test_a_busy_replica_is_not_waited_for() -> None:
     chooser = Chooser()
     lanes = [lane("e", 1), lane("e", 2)]
     first = chooser.choose(lanes, chat(LONG), 0.0)
+    assert first is not None
     first.load.running = 3
     second = chooser.choose(lanes, chat(LONG), 0.0)
     assert second is not first
@@ -113,3 +158,29 @@ def test_what_is_remembered_is_bounded(monkeypatch: Any) -> None:
     for number in range(50):
         chooser.choose(lanes, {"prompt": f"{number} {LONG}"}, 0.0)
     assert len(chooser._seen) == 10
+
+
+def test_through_the_gateway_a_burst_is_moved_and_all_are_answered(echo: Echoes) -> None:
+    """Twelve clients at once: the first few go to the engine for few, and are taken from it again."""
+    slow, batching = echo(first_delay_s=2.0, tokens=2), echo(tokens=2)
+    routes = [
+        Route(model="m", host="127.0.0.1", port=engine.port, engine=kind)
+        for engine, kind in ((slow, "small"), (batching, "large"))
+    ]
+    found: list[int] = []
+
+    def ask(gateway: GatewayThread) -> None:
+        with Client(gateway.port) as client:
+            client.send(post(request(stream=True)))
+            found.append(client.response()[0])
+
+    with GatewayThread() as gateway:
+        gateway.routes.put("m", routes, speeds=SPEEDS)
+        threads = [threading.Thread(target=ask, args=(gateway,)) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert found == [200] * 12
+        assert all(gateway.routes.in_flight(route) == 0 for route in routes)
+    assert slow.cancelled > 0 and batching.requests == 12

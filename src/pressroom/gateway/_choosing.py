@@ -2,8 +2,10 @@
 
 Two things are decided. Engines of different kinds are good at different loads (one answers a single client five times
 as fast, the other 64 clients four times as fast), so the one that was measured best at the present load gets what
-comes. Among engines of the same kind, a request goes where the beginning of its conversation was seen last, because
-that engine keeps it in its prefix cache; unless that engine has much more to do than the others.
+comes. Two that work at the same time on the same cores fall to a fraction of their speed, so a change of kind waits
+until what runs on the first is done, for some seconds at most, and what has not begun there is moved. Among engines of
+the same kind, a request goes where the beginning of its conversation was seen last, because that engine keeps it in its
+prefix cache; unless that engine has much more to do than the others.
 """
 
 from __future__ import annotations
@@ -25,11 +27,18 @@ Speeds = Sequence[tuple[int, float]]
 _HALF_LIFE_S = 1.0
 # What the other kind must be better by: figures of two measurements of the same differ by a few in a hundred.
 _WORTH = 1.05
+# How long what runs on the other kind may hold up a change. Longer answers share the machine with the next ones.
+_DRAIN_S = 5.0
+# How long a load must have fallen before requests wait for such a change: until then they go where the others are.
+_FALLEN_S = 2.0
 # Prefixes shorter than this (characters, about 64 tokens) are read again as fast as they are found.
 _SHORTEST = 256
 _REMEMBERED = 16_384
 # Requests an engine may have more than the least busy one before its prefix cache is no reason any more.
 _SLACK = 2
+
+# More clients than any measurement has.
+_MUCH = 1e6
 
 _Address = tuple[str, int]
 
@@ -39,15 +48,22 @@ class Chooser:
 
     def __init__(self) -> None:
         self.speeds: dict[str, Speeds] = {}
+        #: Set when requests that have not begun on another kind should be moved; whoever does it takes it back.
+        self.moving = False
         self._seen: OrderedDict[int, _Address] = OrderedDict()
         self._load = 0.0
         self._at = 0.0
         self._kind = ""
+        self._wanted = ""
+        self._wanted_since = 0.0
 
-    def choose(self, lanes: Sequence[Lane], fields: dict[str, Any], now: float) -> Lane:
-        """The lane for a request with these fields, at `now` (seconds of the monotonic clock). `lanes` are those that
-        can be asked, at least one."""
-        kind = self.kind(lanes, now)
+    def choose(self, lanes: Sequence[Lane], fields: dict[str, Any], now: float, *, waiting: int = 0) -> Lane | None:
+        """The lane for a request with these fields, at `now` (seconds of the monotonic clock); None where it must wait
+        for the change to another kind. `lanes` are those that can be asked, at least one; `waiting` are the requests
+        for the model that have none yet."""
+        kind = self._settled(lanes, now, waiting)
+        if kind is None:
+            return None
         usable = [lane for lane in lanes if lane.route.engine == kind] if kind else lanes
         if len(usable) == 1:
             return usable[0]
@@ -60,10 +76,34 @@ class Chooser:
             self._seen.popitem(last=False)
         return chosen
 
-    def kind(self, lanes: Sequence[Lane], now: float) -> str:
+    def others(self, lanes: Sequence[Lane]) -> list[Lane]:
+        """The lanes of other kinds than the one that is wanted."""
+        wanted = self._wanted or self._kind
+        return [lane for lane in lanes if lane.route.engine != wanted]
+
+    def _settled(self, lanes: Sequence[Lane], now: float, waiting: int) -> str | None:
+        """The kind of engine to ask: '' where it does not matter, None where a change waits for what runs."""
+        wanted = self._best(lanes, now, waiting)
+        kinds = {lane.route.engine for lane in lanes}
+        if not wanted or wanted == self._kind or self._kind not in kinds:
+            self._kind, self._wanted = wanted or self._kind, ""
+            return wanted
+        if wanted != self._wanted:
+            self._wanted, self._wanted_since = wanted, now
+            self.moving = self._rises(wanted)
+        busy = any(lane.load.running for lane in lanes if lane.route.engine == self._kind)
+        since = now - self._wanted_since - (0.0 if self._rises(wanted) else _FALLEN_S)
+        if busy and since < 0:
+            return self._kind
+        if busy and since < _DRAIN_S:
+            return None
+        self._kind, self._wanted = wanted, ""
+        return wanted
+
+    def _best(self, lanes: Sequence[Lane], now: float, waiting: int) -> str:
         """The engine that was measured best at the present load, counting the request that is about to begin; '' where
         all are of one kind or nothing was measured."""
-        running = 1 + sum(lane.load.running for lane in lanes)
+        running = 1 + waiting + sum(lane.load.running for lane in lanes)
         self._load = max(running, self._load * 0.5 ** ((now - self._at) / _HALF_LIFE_S))
         self._at = now
         kinds = {lane.route.engine for lane in lanes}
@@ -73,9 +113,13 @@ class Chooser:
         if not rates:
             return ""
         best = max(rates, key=lambda kind: rates[kind])
-        if self._kind not in rates or rates[best] > rates[self._kind] * _WORTH:
-            self._kind = best
-        return self._kind
+        if self._kind in rates and rates[best] <= rates[self._kind] * _WORTH:
+            return self._kind
+        return best
+
+    def _rises(self, wanted: str) -> bool:
+        """Whether `wanted` is the engine for more load than the one that is asked now."""
+        return rate_at(self.speeds[wanted], _MUCH) > rate_at(self.speeds.get(self._kind) or ((1, 0.0),), _MUCH)
 
     def _by_prefix(self, lanes: Sequence[Lane], keys: list[int]) -> Lane | None:
         least = min(lane.load.running for lane in lanes)

@@ -34,6 +34,8 @@ _CLIENT_GONE = 499
 _DELTA = b'"delta":{'
 # An engine that could not be reached is passed over for this long, unless it says that it is back.
 _SHUNNED_S = 0.25
+# An answer that is not streamed is moved to another engine only in its first moments (seconds).
+_YOUNG_S = 1.0
 # What a second try cannot make worse: the engine was not there, or it was lost with the answer.
 _LOST = frozenset((Failure.UNREACHABLE, Failure.LOST, Failure.CUT))
 
@@ -93,6 +95,7 @@ class Generation(Call, Asked):
         "_paused",
         "_pieces",
         "_receiver",
+        "_sent",
         "_series",
         "_size",
         "_streaming",
@@ -123,6 +126,7 @@ class Generation(Call, Asked):
         self._size = 0
         self._tries = 0
         self._lost: Problem | None = None
+        self._sent = 0.0
         self.model: str = fields["model"]
         #: When it has waited long enough for an engine, in seconds of the monotonic clock; 0 while it has not waited.
         self.deadline = 0.0
@@ -150,6 +154,9 @@ class Generation(Call, Asked):
         if lane.prepared is None:
             lane.prepared = Prepared(lane.route, house.metrics.of(lane.route.model))
         self._lane = lane
+        if served.chooser is not None:
+            lane.unbegun[self] = None
+            self._sent = perf_counter()
         prepared: Prepared = lane.prepared
         if self._series is None:
             self._series = prepared.series
@@ -163,11 +170,19 @@ class Generation(Call, Asked):
         now = monotonic()
         lanes = [lane for lane in served.lanes if lane.route.ready and lane.shunned_until <= now]
         if lanes:
-            return (
-                lanes[0]
-                if served.chooser is None or len(lanes) == 1
-                else served.chooser.choose(lanes, self._fields, now)
-            )
+            chooser = served.chooser
+            if chooser is None or len(lanes) == 1:
+                return lanes[0]
+            chosen = chooser.choose(lanes, self._fields, now, waiting=self._house.waiting.of(self.model))
+            if chooser.moving:
+                chooser.moving = False
+                for other in chooser.others(lanes):
+                    for generation in list(other.unbegun):
+                        generation.move(now)
+            if chosen is None and not self._house.settings.wait_s:
+                chosen = lanes[0]  # nobody waits here, not even for the better engine
+            if chosen is not None:
+                return chosen
         waits = [lane.route for lane in served.lanes if lane.route.ready or lane.route.coming]
         if waits:
             self._wait(waits[0], now)
@@ -208,6 +223,7 @@ class Generation(Call, Asked):
             if not self._first:
                 self._first = perf_counter()
                 assert self._lane is not None
+                self._lane.unbegun.pop(self, None)
                 self._receiver.begin(self._lane.route)
                 if self._endpoint is CHAT:
                     data = with_role(data)
@@ -277,14 +293,25 @@ class Generation(Call, Asked):
         if now >= self.deadline:
             return False
         self._lost = problem
-        self._give_back(now)
         assert self._series is not None
         self._series.retries += 1
         lane.shunned_until = now + _SHUNNED_S
+        self._restart(now)
+        return True
+
+    def move(self, now: float) -> None:
+        """Take it from an engine that has not begun to answer, to be sent to another; an answer that is not streamed
+        and may be nearly done stays."""
+        if self._fields.get("stream") or perf_counter() - self._sent < _YOUNG_S:
+            self._house.upstream.cancel(self)
+            self._restart(now)
+
+    def _restart(self, now: float) -> None:
+        """Send it once more, as if nothing had been."""
+        self._give_back(now)
         self._head = None
         self._pieces, self._size, self._streaming, self.retried = [], 0, False, False
         self.start()
-        return True
 
     # What the client does.
 
@@ -319,6 +346,9 @@ class Generation(Call, Asked):
         if lane is not None:
             lane.load.running -= 1
             lane.load.used = now
+            lane.unbegun.pop(self, None)
+            if not lane.load.running and self._house.waiting.of(self.model):
+                self._house.waiting.changed(self.model)  # a change to another kind of engine may wait for this
 
     def _leave(self, status: int, answer: bytes) -> None:
         """Write the figures down and give the place back."""

@@ -55,16 +55,18 @@ class Load:
 
 
 class Lane:
-    """A route as the table holds it: with its load, what the gateway prepares once a route, and until when it is passed
-    over because its engine was not there."""
+    """A route as the table holds it: with its load, what the gateway prepares once a route, until when it is passed
+    over because its engine was not there, and the requests on it that have no answer yet (kept where there are others).
+    """
 
-    __slots__ = ("load", "prepared", "route", "shunned_until")
+    __slots__ = ("load", "prepared", "route", "shunned_until", "unbegun")
 
     def __init__(self, route: Route, load: Load) -> None:
         self.route = route
         self.load = load
         self.prepared: Any = None
         self.shunned_until = 0.0
+        self.unbegun: dict[Any, None] = {}
 
 
 class Served:
