@@ -140,7 +140,7 @@ def deploy(workspace: Workspace, model: Path | None) -> list[str]:
 
 
 async def load(watched: Watched, models: list[str], tally: Tally, *, seconds: float, clients: int, rate: float) -> None:
-    """Visits for so long."""
+    """Visits for so long, with a row of the table now and then."""
     over = asyncio.Event()
     asyncio.get_running_loop().call_later(seconds, over.set)
     told = watched.told
@@ -148,7 +148,26 @@ async def load(watched: Watched, models: list[str], tally: Tally, *, seconds: fl
     await asyncio.gather(
         *(each.run(clients / rate, over) for each in visitors),
         wake(told["port"], tally, over),
+        show(watched, tally, seconds, over),
     )
+
+
+async def show(watched: Watched, tally: Tally, seconds: float, over: asyncio.Event) -> None:
+    """A row a minute, or ten in a short run."""
+    if seconds <= _WARM_UP_S:
+        return
+    print(f"{'minute':>8}{'memory MB':>12}{'descriptors':>13}{'threads':>9}{'objects':>10}{'tasks':>7}{'visits':>9}")
+    start = len(watched.samples)
+    while not over.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(over.wait(), min(60.0, seconds / 10))
+        some = watched.samples[start:]
+        counted = [each for each in some if "objects" in each]
+        if counted:
+            last, objects = some[-1], counted[-1]
+            row = f"{(last['at'] - some[0]['at']) / 60:8.1f}{last['rss'] / _MB:12.1f}{last['descriptors']:13d}"
+            row += f"{last['threads']:9d}{objects['objects']:10d}{objects['tasks']:7d}{tally.total:9d}"
+            print(row, flush=True)
 
 
 async def wake(port: int, tally: Tally, over: asyncio.Event) -> None:
@@ -232,12 +251,12 @@ def judged(
     *,
     calm: bool,
 ) -> dict[str, Any]:
-    """The result, with what makes it a failure; a table of it, and a picture where one is wanted."""
+    """The result, with what makes it a failure; the visits are told, and drawn where that is wanted."""
     zero = samples[0]["at"]
     memory = [(each["at"] - zero, each["rss"] / _MB) for each in samples]
     descriptors = [(each["at"] - zero, float(each["descriptors"])) for each in samples]
     grows, opens = trend(memory), trend(descriptors)
-    print_table(samples, tally)
+    print_outcomes(tally)
     failures = list(faults(minutes, grows, opens, before, after, tally, log, calm=calm))
     for failure in failures:
         print(f"FAILED: {failure}")
@@ -317,18 +336,8 @@ def _figures(sample: dict[str, Any]) -> dict[str, Any]:
     return {"memory_mb": round(sample["rss"] / _MB, 1), **found}
 
 
-def print_table(samples: list[dict[str, Any]], tally: Tally) -> None:
-    """A row a minute, or as many as there are in a short run."""
-    print(f"{'minute':>8}{'memory MB':>12}{'descriptors':>13}{'threads':>9}{'objects':>10}{'tasks':>7}")
-    zero, objects, tasks = samples[0]["at"], 0, 0
-    step = max(5.0, min(60.0, (samples[-1]["at"] - zero) / 10))
-    due = 0.0
-    for each in samples:
-        objects, tasks = each.get("objects", objects), each.get("tasks", tasks)
-        if each["at"] - zero >= due:
-            due += step
-            row = f"{(each['at'] - zero) / 60:8.1f}{each['rss'] / _MB:12.1f}{each['descriptors']:13d}"
-            print(f"{row}{each['threads']:9d}{objects:10d}{tasks:7d}")
+def print_outcomes(tally: Tally) -> None:
+    """How the visits of each kind went."""
     kinds: dict[str, dict[str, int]] = {}
     for (kind, outcome), count in sorted(tally.outcomes.items()):
         kinds.setdefault(kind, {})[outcome] = count

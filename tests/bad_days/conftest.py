@@ -21,9 +21,9 @@ def house(tmp_path: Path) -> Iterator[MakeHouse]:
     """Starts servers: `house(settings)`; all end with the test."""
     started: list[House] = []
 
-    def make(settings: str = "") -> House:
+    def make(settings: str = "", *, descriptors: int = 0) -> House:
         made = House(tmp_path / f"house{len(started)}", settings)
-        made.start()
+        made.start(descriptors=descriptors)
         started.append(made)
         return made
 

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable
@@ -16,11 +18,28 @@ from typing import Any
 import grpc
 import psutil
 
-from pressroom.deploy import Deployments, Observed, Phase, start_detached, stop_server, wait_until
-from pressroom.kernel import Workspace
+from pressroom.deploy import (
+    Deployments,
+    Observed,
+    Phase,
+    ServerInfo,
+    running_server,
+    start_detached,
+    stop_server,
+    wait_until,
+)
+from pressroom.kernel import Workspace, settings
 
 SERVICE = "inference.GRPCInferenceService"
 MB = 1 << 20
+# `press serve` with few open files: the hard limit, too, which it would else raise the soft one to.
+_FEW_FILES = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]),) * 2)
+sys.argv = ["press", "serve"]
+from pressroom.cli import main
+main()
+"""
 # A limit that only ends a test that has failed.
 _PATIENCE_S = 60.0
 
@@ -34,22 +53,35 @@ def until(condition: Callable[[], Any], what: str = "it", *, seconds: float = _P
 
 
 class House:
-    """A workspace in `root` with its server, from entering to leaving. `settings` is the text of its pressroom.toml
+    """A workspace in `root` with its server, from entering to leaving. `more` is the text of its pressroom.toml
     below `[gateway]`, with the other sections after it."""
 
-    def __init__(self, root: Path, settings: str = "") -> None:
+    def __init__(self, root: Path, more: str = "") -> None:
         root.mkdir(parents=True, exist_ok=True)
-        (root / "pressroom.toml").write_text(f"[gateway]\nport = 0\ndrain_s = 0.5\n{settings}\n")
+        (root / "pressroom.toml").write_text(f"[gateway]\nport = 0\ndrain_s = 0.5\n{more}\n")
         self.workspace = Workspace.open(root)
         self.deployments = Deployments(self.workspace)
         self.url = ""
         self.grpc = ""
         self.process = psutil.Process()
+        self._popen: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start the server; returns when it answers."""
-        info = start_detached(self.workspace)
+    def start(self, *, descriptors: int = 0) -> None:
+        """Start the server, with at most so many open files where a number is given; returns when it answers."""
+        info = self._start_with(descriptors) if descriptors else start_detached(self.workspace)
         self.url, self.grpc, self.process = info.url, info.grpc, psutil.Process(info.pid)
+
+    def _start_with(self, descriptors: int) -> ServerInfo:
+        environ = {**os.environ, settings.WORKSPACE_VARIABLE: str(self.workspace.root)}
+        log = self.workspace.path("logs") / "server.log"
+        with log.open("ab") as out:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-c", _FEW_FILES, str(descriptors)], env=environ, stdout=out, stderr=out
+            )
+        until(lambda: running_server(self.workspace) is not None, "the start")
+        found = running_server(self.workspace)
+        assert found is not None
+        return found
 
     def kill(self) -> None:
         """`kill -9` of the server; returns when it is gone."""
@@ -65,6 +97,8 @@ class House:
     ) -> None:
         engines = self.engines()
         stop_server(self.workspace)
+        if self._popen is not None:
+            self._popen.wait()
         self.workspace.close()
         _, left = psutil.wait_procs(engines, timeout=20)
         assert not left, f"engines outlived their server: {left}"

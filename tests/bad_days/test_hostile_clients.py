@@ -180,25 +180,25 @@ async def _pour(connection: Connection, data: bytes, times: int) -> None:
 def test_many_large_bodies_at_once_do_not_add_up(sturdy: House) -> None:
     """Each is under the limit; together they are refused before they take the memory of the machine."""
 
-    async def one() -> int:
+    async def one(sent: asyncio.Barrier) -> int:
         async with connected(sturdy.port) as connection:
             head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {31 * MB}\r\n\r\n"
             await connection.send(head.encode())
-            sending = asyncio.ensure_future(_pour(connection, b" " * MB, 30))  # and the last one never comes
             answering = asyncio.ensure_future(connection.answer())
-            done, _ = await asyncio.wait((sending, answering), return_when=asyncio.FIRST_COMPLETED)
-            if answering in done:
-                await sending
-                found = answering.result()
-                assert found.status == 503 and is_openai_error(found.json()) and "retry-after" in found.headers
-                return 503
-            await asyncio.sleep(1)
-            answering.cancel()
-            return 0
+            await _pour(connection, b" " * MB, 30)  # and the last one never comes
+            await sent.wait()  # so all that is kept is kept at the same time
+            await asyncio.wait((answering,), timeout=1)
+            if not answering.done():
+                answering.cancel()
+                return 0
+            found = answering.result()
+            assert is_openai_error(found.json()) and "retry-after" in found.headers
+            return found.status
 
     async def scene() -> None:
+        sent = asyncio.Barrier(24)
         async with Memory(sturdy) as memory:
-            found = await asyncio.gather(*(one() for _ in range(24)), answers(sturdy))
+            found = await asyncio.gather(*(one(sent) for _ in range(24)), answers(sturdy))
         assert found.count(503) >= 12 and found.count(0) >= 4
         assert memory.most < 400 * MB
 

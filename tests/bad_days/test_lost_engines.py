@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pressroom.deploy import Phase, make_wish, wait_until
+from pressroom.engines import EngineSpec, Policy, Standing, Supervisor, create
 from pressroom.registry import pull
 
 from .clients import (
@@ -139,6 +140,28 @@ def test_an_engine_is_lost_under_load(house: MakeHouse, how: str) -> None:
     assert count("pressroom_requests_total", model="m", status="502") == 3 * _EACH
     assert count("pressroom_upstream_retries_total", model="m") >= 3 * _EACH
     assert running.engine_counts("m")["active"] == 0
+
+
+def test_what_keeps_an_engine_from_coming_up_may_pass(tmp_path: Path) -> None:
+    """One that was ready before is tried anew after a while, though it failed in the same way again and again."""
+    log = tmp_path / "logs" / "engine.log"
+    spec = EngineSpec(name="m", log=log, stop_timeout_s=1.0)
+    policy = Policy(poll=0.02, first_pause=0.01, longest_pause=0.02, again_after=0.2)
+    supervisor = Supervisor(lambda: create("echo", spec), policy=policy)
+    supervisor.start()
+    try:
+        ready = supervisor.wait_for(Standing.READY, timeout=60)
+        assert ready.endpoint is not None
+        log.rename(tmp_path / "kept")
+        log.parent.rmdir()
+        log.parent.write_text("in the way")  # as a full disk is: its log cannot be opened
+        os.kill(ready.endpoint.pid, signal.SIGKILL)
+        failed = supervisor.wait_for(Standing.FAILED, timeout=60)
+        assert failed.standing is Standing.FAILED and "cannot be started" in failed.detail
+        log.parent.unlink()
+        assert supervisor.wait_for(Standing.READY, timeout=60).standing is Standing.READY
+    finally:
+        supervisor.stop()
 
 
 @pytest.mark.slow

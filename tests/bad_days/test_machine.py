@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import AsyncExitStack, closing, suppress
 from pathlib import Path
 
 import psutil
@@ -75,6 +75,7 @@ def test_one_name_deployed_by_two_at_once(house: MakeHouse) -> None:
 # The database.
 
 
+@pytest.mark.slow
 def test_a_database_that_is_locked_for_ten_seconds(house: MakeHouse) -> None:
     running = house("wait_s = 8")
     running.deploy("m")
@@ -145,6 +146,35 @@ def test_a_full_disk(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr + done.stdout
+
+
+# Descriptors.
+
+
+def test_more_clients_than_there_are_descriptors_for(house: MakeHouse) -> None:
+    """Those beyond are let go; engines, database and log go on as if nothing was."""
+    running = house(descriptors=512)
+    running.deploy("silent", first_delay_s=3_600)
+    running.deploy("m")
+    engines = running.engine("silent"), running.engine("m")
+
+    async def scene() -> None:
+        async with AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(connected(running.port)) for _ in range(800)]
+            for number, client in enumerate(clients):
+                # Several answers at once need as many connections to the engine.
+                body = chat("silent", n=8) if number % 2 else chat("silent", stream=True)
+                with suppress(ConnectionError):
+                    await client.send(post(CHAT, body))
+            await asyncio.sleep(4)  # health is looked at every three seconds
+            assert 200 < running.process.num_fds() < 512
+            assert running.engine_counts("silent")["active"] > 50
+
+    asyncio.run(scene())
+    assert answer(running) == "hello"
+    until(lambda: running.calm("silent"))
+    assert (running.engine("silent"), running.engine("m")) == engines
+    assert "Too many open files" not in running.log() and "Traceback" not in running.log()
 
 
 # The clock.

@@ -36,7 +36,8 @@ def test_the_drawing_is_the_tree() -> None:
 
 
 def test_the_drawing_has_the_errors_that_other_parts_define() -> None:
-    for part in ("kernel.keys", "store.codec.base", "registry.base", "registry.hub.base", "track.base"):
+    gateway = ("gateway.batches.base", "gateway.bench.base", "gateway.feeds.base")
+    for part in ("kernel.keys", "store.codec.base", "registry.base", "registry.hub.base", "track.base", *gateway):
         importlib.import_module(f"pressroom.{part}")
     above: list[str] = []
     drawn = set()
@@ -51,7 +52,11 @@ def public(kind: type[PressroomError]) -> Iterator[tuple[str, str]]:
     """Names of errors that others may catch and that are not in the file of the drawing, behind what they are."""
     for child in kind.__subclasses__():
         module = child.__module__.split(".")
-        if module[0] == "pressroom" and child.__module__ != errors.__name__ and not module[-1].startswith("_"):
+        if (
+            module[0] == "pressroom"
+            and child.__module__ != errors.__name__
+            and not any(part.startswith("_") for part in module)
+        ):
             yield kind.__name__, child.__name__
         yield from public(child)
 

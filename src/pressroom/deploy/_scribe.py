@@ -13,7 +13,7 @@ from pressroom.kernel import PressroomError
 _log = logging.getLogger(__name__)
 
 _AGAIN_S = 1.0
-_LAST_S = 5.0
+_SAID_S = 60.0
 
 
 class Scribe:
@@ -25,26 +25,28 @@ class Scribe:
         self._waiting: dict[str, Observed] = {}
         self._changed = threading.Condition()
         self._closing = False
-        self._busy = False
+        self._said: tuple[str, float] = ("", 0.0)
         self._thread = threading.Thread(target=self._run, name="scribe", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def put(self, seen: Observed) -> None:
-        """Let `seen` be written soon."""
+        """Let `seen` be written soon, unless a word on a newer wish waits already."""
         with self._changed:
-            self._waiting[seen.name] = seen
-            self._changed.notify_all()
+            before = self._waiting.get(seen.name)
+            if before is None or before.generation <= seen.generation:
+                self._waiting[seen.name] = seen
+                self._changed.notify_all()
 
     def close(self) -> None:
-        """Write what is left, for some seconds at most."""
+        """Write what is left, and return when no more will be written: the database waits for its own lock, at most as
+        long as it is set to."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-            deadline = time.monotonic() + _LAST_S
-            while (self._waiting or self._busy) and self._thread.is_alive() and time.monotonic() < deadline:
-                self._changed.wait(0.1)
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _run(self) -> None:
         while True:
@@ -55,18 +57,16 @@ class Scribe:
                     self._changed.wait()
                 name = next(iter(self._waiting))
                 seen = self._waiting.pop(name)
-                self._busy = True
             failed = False
             try:
                 self._write(seen)
             except PressroomError as error:
                 failed = True
-                _log.error("what is seen of %s cannot be written down: %s", name, error)
+                self._say(str(error))
             except Exception:  # the edge of a thread: the next try may succeed  # noqa: BLE001
                 failed = True
                 _log.exception("what is seen of %s cannot be written down", name)
             with self._changed:
-                self._busy = False
                 if failed:
                     self._waiting.setdefault(name, seen)
                     if self._closing:
@@ -74,3 +74,10 @@ class Scribe:
                 self._changed.notify_all()
             if failed:
                 time.sleep(_AGAIN_S)
+
+    def _say(self, trouble: str) -> None:
+        """Log what is wrong with the database: the same once a minute, not once a second."""
+        now = time.monotonic()
+        if trouble != self._said[0] or now > self._said[1] + _SAID_S:
+            _log.error("what is seen of the deployments cannot be written down: %s", trouble)
+            self._said = (trouble, now)

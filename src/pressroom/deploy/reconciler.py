@@ -127,7 +127,12 @@ class Reconciler:
                 self._tell_stopped(wish)  # it was stopped before this server began
             if wish.running and not self._stopping.is_set():
                 entry = self._entries.setdefault(wish.name, _Entry())
-                self._bring(entry, wish)
+                try:
+                    self._bring(entry, wish)
+                except PressroomError as error:  # what goes wrong with one does not hold up the others
+                    _log.error("cannot look after %s: %s", wish.name, error)
+                    if entry.live is None and entry.coming is None:
+                        continue
                 self._rest(entry, wish)
                 self._route(entry, wish)
                 self._write(entry, wish)

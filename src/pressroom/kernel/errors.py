@@ -28,14 +28,19 @@
     ├── HubError *                 the hub refuses a request, with an HTTP status
     ├── TrackError *               runs could not be written down or read
     │   └── ParamChangedError *    a param of a run was given another value
+    ├── BatchError *               a file or a batch of requests cannot be taken, kept or run
+    ├── BenchError *               a load cannot be put on a deployment
+    ├── FeedError *                messages could not be read, answered or published
+    │   ├── FeedAddressError *     the address of a broker is not one
+    │   └── TooLargeError *        a broker does not take a message of this size
     ├── EngineError                an engine failed
     │   ├── EngineStartError       it did not come up
     │   └── CapabilityError        it was asked for something it cannot do
     └── DeployError                a deployment could not be brought to what was asked
         └── PortInUseError         the gateway's address is taken
 
-Those with * are defined by the part that raises them: `kernel.keys`, `store.codec`, `registry`, `registry.hub` or
-`track`.
+Those with * are defined by the part that raises them: `kernel.keys`, `store.codec`, `registry`, `registry.hub`, `track`,
+or `batches`, `bench` and `feeds` of `gateway`.
 
 A message says what was asked and what was found; `hint` says what is allowed and what to do; `facts` carry the same as
 data, so that the command line and the gateway can each render it their own way.
