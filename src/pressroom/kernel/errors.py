@@ -39,8 +39,8 @@
     └── DeployError                a deployment could not be brought to what was asked
         └── PortInUseError         the gateway's address is taken
 
-Those with * are defined by the part that raises them: `kernel.keys`, `store.codec`, `registry`, `registry.hub`, `track`,
-or `batches`, `bench` and `feeds` of `gateway`.
+Those with * are defined by the part that raises them: `kernel.keys`, `store.codec`, `registry`, `registry.hub`,
+`track`, or `batches`, `bench` and `feeds` of `gateway`.
 
 A message says what was asked and what was found; `hint` says what is allowed and what to do; `facts` carry the same as
 data, so that the command line and the gateway can each render it their own way.
