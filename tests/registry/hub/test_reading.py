@@ -183,7 +183,7 @@ def test_addresses_that_are_opened_in_a_browser(hub: HubServer) -> None:
             assert status == 404 and headers["x-error-code"] in ("RepoNotFound", "RevisionNotFound")
             assert json.loads(body)["error"]
         # What is the gateway's own, and what is no page, it answers itself.
-        for line in ("GET /v1/embeddings", "GET /favicon.ico", "GET /a/b/c", "POST /smollm2", "GET /.."):
+        for line in ("GET /v1/rerank", "GET /favicon.ico", "GET /a/b/c", "POST /smollm2", "GET /.."):
             status, _, body = wire.ask(line)
             assert status == 404 and json.loads(body)["error"]["code"] == "unknown_url"
         index = json.loads(wire.ask("GET /")[2])
