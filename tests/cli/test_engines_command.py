@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +13,6 @@ from pressroom.cli.engines import engines, look
 from pressroom.engines import engine_names, environments
 from pressroom.engines.environments import Environment
 from pressroom.kernel import OfflineError, Workspace
-
-
-@pytest.fixture(autouse=True)
-def environment() -> Iterator[None]:
-    """What a workspace without a network tells other libraries through the environment must not reach other tests."""
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.fixture(autouse=True)
