@@ -80,6 +80,6 @@ class Room:
         self._owners.pop(key, None)
 
     def _readable(self, reason: str) -> str:
-        for key, owner in self._owners.items():
-            reason = reason.replace(key, owner)
+        for key in sorted(self._owners, key=len, reverse=True):  # one key may begin another
+            reason = reason.replace(key, self._owners[key])
         return reason

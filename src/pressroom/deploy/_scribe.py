@@ -71,7 +71,6 @@ class Scribe:
                     self._waiting.setdefault(name, seen)
                     if self._closing:
                         return
-                self._changed.notify_all()
             if failed:
                 time.sleep(_AGAIN_S)
 

@@ -98,6 +98,8 @@ class Running:
     pid: int | None = None
     context: int = 0
     slots: int = 0
+    #: Of the engine behind it.
+    version: str = ""
     restarts: int = 0
     memory_bytes: int = 0
     peak_memory_bytes: int = 0

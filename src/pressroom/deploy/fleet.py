@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,8 @@ from pressroom.kernel import PressroomError
 
 _log = logging.getLogger(__name__)
 
+# Of every copy in the life of a server: what wakes must not be taken for what it was before, which may still be ending.
+_numbers = itertools.count(1)
 # A wish that is not complete any more will not come up by itself.
 _SETTLED = (Phase.READY, Phase.FAILED)
 
@@ -95,8 +98,7 @@ class Fleet:
         #: Why a fleet whose copies are up does not serve yet.
         self.holding_back = ""
         self.copies = [
-            Copy(wish=each, key=f"{wish.name}#{wish.generation}.{number}", label=label)
-            for number, (each, label) in enumerate(_wishes(wish))
+            Copy(wish=each, key=f"{wish.name}#{next(_numbers)}", label=label) for each, label in _wishes(wish)
         ]
 
     def look(self) -> None:

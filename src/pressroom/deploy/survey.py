@@ -6,6 +6,7 @@ Measured once for a version, an engine and a machine, then kept in the database.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 from collections.abc import Callable
@@ -40,6 +41,7 @@ class Surveyor:
         self._deployments = deployments
         self._workspace = workspace
         self._begun: set[str] = set()
+        self._speeds: dict[str, tuple[tuple[int, float], ...]] = {}  # by the key of the copy
         self._stopping = threading.Event()
         self._one_at_a_time = threading.Lock()
 
@@ -69,13 +71,14 @@ class Surveyor:
         if self._workspace is None or not self._workspace.settings.engines.parity or fleet.holding_back:
             return
         for copy in fleet.copies:
-            if "parity" in copy.figures or copy.running().phase is not Phase.READY:
+            key = f"parity {copy.key}"
+            if "parity" in copy.figures or key in self._begun or not idle or copy.running().phase is not Phase.READY:
                 continue
             known = self._deployments.measured(copy.wish.digest, copy.wish.engine, "parity", conditions(copy))
             if known is not None:
                 copy.figures["parity"] = known
-            elif idle:
-                self._once(f"parity {copy.key}", lambda copy=copy: self._check_parity(copy))  # type: ignore[misc]
+            else:
+                self._once(key, lambda copy=copy: self._check_parity(copy))  # type: ignore[misc]
 
     def close(self) -> None:
         """Nothing more begins. What runs ends with the engine that it asks."""
@@ -116,9 +119,17 @@ class Surveyor:
             reference = lambda: kept_reference(weights, digest=wish.digest, folder=folder, threads=threads)  # noqa: E731
         found = check_parity(endpoint, model, engine=wish.engine, reference=reference).as_dict()
         figures = {name: value for name, value in found.items() if name != "prompts"}
-        _log.info("%s on %s says what its model says: %s", wish.name, wish.engine, figures["verdict"])
+        level = logging.WARNING if figures["verdict"] == "different" else logging.INFO
+        _log.log(level, "%s on %s beside what its model says: %s", wish.name, wish.engine, figures["verdict"])
         copy.figures["parity"] = figures
-        self._deployments.write_measured(wish.digest, wish.engine, "parity", conditions(copy), figures)
+        self._keep(copy, "parity", figures)
+
+    def _keep(self, copy: Copy, what: str, figures: dict[str, Any]) -> None:
+        """Write down what was measured; where that cannot be, it is measured again another time."""
+        try:
+            self._deployments.write_measured(copy.wish.digest, copy.wish.engine, what, conditions(copy), figures)
+        except PressroomError as error:
+            _log.error("what was measured of %s is not kept: %s", copy.wish.name, error)
 
     def _room_for(self, model: Path) -> bool:
         """Whether a second copy of the weights, as the reference is computed from them, fits beside what runs."""
@@ -134,6 +145,8 @@ class Surveyor:
 
     def _known_speeds(self, copy: Copy) -> tuple[tuple[int, float], ...] | None:
         wish = copy.wish
+        if copy.key in self._speeds:
+            return self._speeds[copy.key]
         figures = self._deployments.measured(wish.digest, wish.engine, "speed", conditions(copy))
         return tuple((int(clients), float(rate)) for clients, rate in figures["speeds"]) if figures else None
 
@@ -153,17 +166,22 @@ class Surveyor:
                     rate = speed(endpoint, clients=clients, tokens=tokens, model=copy.wish.name).tokens_per_second
                     found.append((clients, round(rate, 1)))
             except EngineError as error:
+                # Not written down: the next copy may do better.
                 _log.error("%s on %s is not chosen: %s", copy.wish.name, copy.wish.engine, error)
-                found = [(clients, 0.0) for clients in _CLIENTS]
-            figures: dict[str, Any] = {"speeds": found}
-            self._deployments.write_measured(copy.wish.digest, copy.wish.engine, "speed", conditions(copy), figures)
+                self._speeds[copy.key] = tuple((clients, 0.0) for clients in _CLIENTS)
+                continue
+            self._speeds[copy.key] = tuple(found)
+            self._keep(copy, "speed", {"speeds": found})
 
 
 def conditions(copy: Copy) -> str:
     """What the figures of a copy depend on besides its version and engine."""
     now = copy.running()
     options = ",".join(f"{key}={value}" for key, value in sorted(copy.wish.options.items()))
-    return f"{this_machine()}; {now.slots} slots of {now.context}; {options}"[:_CONDITIONS_LENGTH]
+    found = f"{this_machine()}; {now.version}; {now.slots} slots of {now.context}; {options}"
+    if len(found) > _CONDITIONS_LENGTH:
+        found = f"sha256-{hashlib.sha256(found.encode()).hexdigest()}"
+    return found
 
 
 def _endpoint(now: Running) -> Endpoint:

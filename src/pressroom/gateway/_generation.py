@@ -36,6 +36,8 @@ _DELTA = b'"delta":{'
 _SHUNNED_S = 0.25
 # An answer that is not streamed is moved to another engine only in its first moments (seconds).
 _YOUNG_S = 1.0
+# One that waits is looked at more often than this.
+_LAST_CHANCE_S = 1.0
 # What a second try cannot make worse: the engine was not there, or it was lost with the answer.
 _LOST = frozenset((Failure.UNREACHABLE, Failure.LOST, Failure.CUT))
 
@@ -179,10 +181,12 @@ class Generation(Call, Asked):
                 for other in chooser.others(lanes):
                     for generation in list(other.unbegun):
                         generation.move(now)
-            if chosen is None and not self._house.settings.wait_s:
-                chosen = lanes[0]  # nobody waits here, not even for the better engine
             if chosen is not None:
                 return chosen
+            # A change to a better engine is worth a wait, but no refusal.
+            deadline = self.deadline or now + self._house.settings.wait_s
+            if self._house.waiting.full or now + _LAST_CHANCE_S >= deadline:
+                return lanes[0]
         waits = [lane.route for lane in served.lanes if lane.route.ready or lane.route.coming]
         if waits:
             self._wait(waits[0], now)

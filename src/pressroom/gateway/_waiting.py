@@ -29,13 +29,18 @@ class WaitingRoom:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def full(self) -> bool:
+        """Whether no more may wait."""
+        return self._count >= self._most
+
     def of(self, model: str) -> int:
         """How many wait for `model`."""
         return len(self._waiting.get(model, ()))
 
     def admit(self, generation: Generation) -> bool:
         """Let it wait; False where too many do. It is started again when its routes changed, and from time to time."""
-        if self._count >= self._most:
+        if self.full:
             return False
         if self._loop is None:
             self._loop = asyncio.get_running_loop()

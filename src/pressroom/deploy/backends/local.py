@@ -102,6 +102,7 @@ class _Supervised(Replica):
             pid=endpoint.pid if endpoint else None,
             context=endpoint.context if endpoint else 0,
             slots=endpoint.slots if endpoint else 0,
+            version=endpoint.version if endpoint else "",
             restarts=snapshot.restarts,
             memory_bytes=snapshot.memory_bytes,
             peak_memory_bytes=snapshot.peak_memory_bytes,
