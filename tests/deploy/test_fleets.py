@@ -308,3 +308,25 @@ def test_a_measured_size_stands_in_for_the_estimate(build: Any) -> None:
         until(lambda: len(house.ports("one")) == 1)
         house.put("two", "m:2")
         house.launched(2)
+
+
+# What is written down.
+
+
+def test_a_key_that_is_typed_as_an_option_is_written_nowhere(tmp_path: Path) -> None:
+    import sqlite3
+
+    from pressroom.deploy import make_wish
+    from pressroom.kernel import PressroomError
+    from pressroom.registry import pull
+
+    secret = "sk-0123456789abcdef"
+    with Workspace.open(tmp_path, environ={}) as workspace:
+        pull(workspace, "openai:some-model", name="mini")
+        for options in ({"key": secret}, {"key_env": secret}, {"key_file": secret}, {"vendro.key": secret}):
+            with pytest.raises(PressroomError) as refused:
+                make_wish(workspace, "mini", options=options)
+            assert secret not in f"{refused.value} {refused.value.hint} {refused.value.facts}"
+        with sqlite3.connect(tmp_path / ".pressroom" / "pressroom.db") as database:
+            assert secret not in "".join(database.iterdump())
+        database.close()

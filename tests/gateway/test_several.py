@@ -108,3 +108,25 @@ def test_an_engine_that_can_is_asked_once(echo: Echoes) -> None:
     with GatewayThread(route) as gateway, Client(gateway.port) as client:
         assert client.ask(post(chat(n=3)))[0] == 200
     assert engine.requests == 1
+
+
+def test_streams_that_come_in_one_piece_are_streams_all_the_same(script: Any) -> None:
+    message = {"role": "assistant", "content": "whole"}
+    usage = {"prompt_tokens": 1, "completion_tokens": 2}
+    answer = {"id": "x", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage}
+    body = json.dumps(answer).encode()
+    reply = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    engine = script(lambda connected: connected.sendall(reply))
+    with GatewayThread(route_to(engine.port)) as gateway, client_of(gateway) as client:
+        chunks = list(client.chat.completions.create(model="m", messages=MESSAGES, n=2, stream=True))
+    texts = {choice.index: choice.delta.content for chunk in chunks for choice in chunk.choices}
+    assert texts == {0: "whole", 1: "whole"}
+
+
+@pytest.mark.parametrize("body", [b"[]", b'{"choices": 7}', b'{"choices": [], "usage": [1]}', b"nothing"])
+def test_an_answer_in_another_shape_is_an_error_and_no_silence(script: Any, body: bytes) -> None:
+    reply = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    engine = script(lambda connected: connected.sendall(reply))
+    with GatewayThread(route_to(engine.port)) as gateway, Client(gateway.port) as client:
+        status, _, found = client.ask(post(chat(n=2)))
+        assert status == 502 and found["error"]["code"] == "engine_error"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 import time
 from typing import Any
@@ -131,3 +132,19 @@ def test_a_gateway_that_stops_lets_nobody_wait() -> None:
         until(lambda: waiting(gateway) == 1)
     threads[0].join(30)
     assert found == [502]
+
+
+def test_several_that_wait_too_long_are_refused_once() -> None:
+    with GatewayThread(COMING, settings=GatewaySettings(wait_s=0.3)) as gateway, Client(gateway.port) as client:
+        assert client.ask(post(chat(n=4)))[0] == 503
+        texts = {"inputs": [{"name": "text_input", "datatype": "BYTES", "shape": [3], "data": ["a", "b", "c"]}]}
+        status, _, body = client.ask(post(json.dumps(texts).encode(), "/v2/models/m/infer"))
+        assert status == 503 and "error" in body
+        assert client.ask(post(chat()))[0] == 503, "whoever waits next is still looked after"
+        assert gateway.gateway.metrics.of("m").in_flight == 0
+
+
+def test_a_sleeper_is_woken_by_those_who_do_not_wait() -> None:
+    with GatewayThread(COMING, settings=GatewaySettings(wait_s=0)) as gateway, Client(gateway.port) as client:
+        assert client.ask(post(chat()))[0] == 503
+        assert gateway.routes.asked("m") > 0

@@ -14,7 +14,7 @@ class NoRoomError(DeployError):
 
 
 class Room:
-    """The memory ledger of one server. Belongs to the reconciler's thread.
+    """The memory ledger of one server. Only `leave` may be called from other threads than the reconciler's.
 
     Copies are known by their keys; `evicting` names the deployments that must fall asleep to make room.
     """
@@ -54,7 +54,8 @@ class Room:
                 taken=dict(decision.taken),
                 estimate=estimate.how,
             )
-        self.evicting.update(self._owners[each] for each in decision.evict if each in self._owners)
+        owners = dict(self._owners)  # a copy that has just ended may leave meanwhile
+        self.evicting.update(owners[each] for each in decision.evict if each in owners)
         return reason
 
     def figures(self, key: str) -> dict[str, Any]:
@@ -68,9 +69,9 @@ class Room:
         """The copy was seen to take `size` bytes."""
         self._ledger.measured(key, size)
 
-    def use(self, key: str, *, idle: bool, last_used: float, evictable: bool) -> None:
+    def use(self, key: str, *, idle: bool, last_used: float) -> None:
         """Whether requests run on the copy, and when the last one ended (seconds of the monotonic clock)."""
-        self._ledger.use(key, idle=idle, last_used=last_used, evictable=evictable)
+        self._ledger.use(key, idle=idle, last_used=last_used)
 
     def leave(self, key: str) -> None:
         """The copy is gone, or will not start."""
@@ -80,6 +81,7 @@ class Room:
         self._owners.pop(key, None)
 
     def _readable(self, reason: str) -> str:
-        for key in sorted(self._owners, key=len, reverse=True):  # one key may begin another
-            reason = reason.replace(key, self._owners[key])
+        owners = dict(self._owners)
+        for key in sorted(owners, key=len, reverse=True):  # one key may begin another
+            reason = reason.replace(key, owners[key])
         return reason

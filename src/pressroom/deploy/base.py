@@ -8,6 +8,7 @@ control port is open.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -147,6 +148,20 @@ class Cluster(ABC):
             NotFoundError: the version, or its bytes, are gone.
             PluginError, EngineError: the engine does not exist or cannot load this kind of weights.
         """
+
+
+#: Options of a deployment that every engine has.
+SIZES = ("context", "slots", "threads")
+
+
+def own_options(options: Mapping[str, Any], engine: str) -> dict[str, Any]:
+    """The options that are for this engine: of those written `engine.option`, its own."""
+    found: dict[str, Any] = {}
+    for key, value in options.items():
+        prefix, dot, option = key.rpartition(".")
+        if not dot or prefix == engine:
+            found[option] = value
+    return found
 
 
 def log_file(logs: Path, name: str, label: str = "") -> Path:

@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 # Of every copy in the life of a server: what wakes must not be taken for what it was before, which may still be ending.
 _numbers = itertools.count(1)
-# A wish that is not complete any more will not come up by itself.
+# A copy in one of these is waited for no more.
 _SETTLED = (Phase.READY, Phase.FAILED)
 
 
@@ -45,7 +45,7 @@ class Copy:
             return Running(phase=Phase.FAILED, detail=self.failure, since=self.started)
         return Running(phase=Phase.WAITING, detail=self.waiting, since=self.started)
 
-    def route(self, model: str, *, created: int, coming: bool) -> Route:
+    def route(self, model: str, *, created: int) -> Route:
         """Where the gateway finds it."""
         now = self.running()
         ready = now.phase is Phase.READY
@@ -61,7 +61,7 @@ class Copy:
             capabilities=self.replica.capabilities if self.replica else Route.no_capabilities(),
             created=created,
             ready=ready,
-            coming=coming and not ready and now.phase is not Phase.FAILED,
+            coming=not ready and now.phase is not Phase.FAILED,
             detail=now.detail or now.phase.value,
         )
 
@@ -150,12 +150,12 @@ class Fleet:
             memory_bytes=sum(state.memory_bytes for state in states),
         )
 
-    def routes(self, *, coming: bool = True) -> list[Route]:
+    def routes(self) -> list[Route]:
         """Where the gateway finds the copies: those that answer, or one that says why none does."""
         created = int(self.wish.created)
-        routes = [copy.route(self.wish.name, created=created, coming=coming) for copy in self.copies]
+        routes = [copy.route(self.wish.name, created=created) for copy in self.copies]
         if self.holding_back:
-            return [dataclasses.replace(routes[0], ready=False, coming=coming, detail=self.holding_back)]
+            return [dataclasses.replace(routes[0], ready=False, coming=True, detail=self.holding_back)]
         ready = [route for route in routes if route.ready]
         if ready:
             return ready

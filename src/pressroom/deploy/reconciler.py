@@ -128,11 +128,17 @@ class Reconciler:
             if wish.running and not self._stopping.is_set():
                 entry = self._entries.setdefault(wish.name, _Entry())
                 try:
-                    self._bring(entry, wish)
+                    self._look_at(entry, wish)
                 except PressroomError as error:  # what goes wrong with one does not hold up the others
                     _log.error("cannot look after %s: %s", wish.name, error)
-                    if entry.live is None and entry.coming is None:
-                        continue
+                except Exception:  # nor does a fault of ours, or of a cluster's  # noqa: BLE001
+                    _log.exception("cannot look after %s", wish.name)
+
+    def _look_at(self, entry: _Entry, wish: Deployment) -> None:
+        try:
+            self._bring(entry, wish)
+        finally:
+            if entry.asleep or entry.live is not None or entry.coming is not None:
                 self._rest(entry, wish)
                 self._route(entry, wish)
                 self._write(entry, wish)
@@ -177,7 +183,7 @@ class Reconciler:
             entry.used = now
         idle = now > entry.used
         for copy in fleet.copies:
-            self._room.use(copy.key, idle=idle and entry.coming is None, last_used=entry.used, evictable=True)
+            self._room.use(copy.key, idle=idle and entry.coming is None, last_used=entry.used)
         after = self._settings.idle_stop_s if wish.idle_stop_s is None else wish.idle_stop_s
         wanted = wish.name in self._room.evicting
         self._room.evicting.discard(wish.name)

@@ -70,7 +70,11 @@ class Surveyor:
         """Check once whether each copy says what its model says, when it has nothing else to do."""
         if self._workspace is None or not self._workspace.settings.engines.parity or fleet.holding_back:
             return
+        from pressroom.engines import engine_class
+
         for copy in fleet.copies:
+            if engine_class(copy.wish.engine).elsewhere:
+                continue  # asking costs, and there are no weights to compare with
             key = f"parity {copy.key}"
             if "parity" in copy.figures or key in self._begun or not idle or copy.running().phase is not Phase.READY:
                 continue
@@ -112,7 +116,10 @@ class Surveyor:
             registry = Registry(workspace)
             model = registry.materialise(registry.get(Ref(Ref.parse(wish.ref).name, None, wish.digest)))
             if not self._room_for(model):
-                self._begun.discard(f"parity {copy.key}")  # another time
+                copy.figures["parity"] = {
+                    "verdict": "unchecked",
+                    "reason": "no memory for a second copy of the weights",
+                }
                 return
             weights, folder = model, workspace.path("parity")
             threads = workspace.settings.engines.threads
@@ -155,7 +162,7 @@ class Surveyor:
             if self._known_speeds(copy):
                 continue
             found = []
-            endpoint = _endpoint(copy.running())
+            endpoint, under = _endpoint(copy.running()), conditions(copy)
             try:
                 rate = speed(endpoint, clients=1, tokens=_WARM_UP, model=copy.wish.name).tokens_per_second
                 for clients in _CLIENTS:
@@ -166,6 +173,9 @@ class Surveyor:
                     rate = speed(endpoint, clients=clients, tokens=tokens, model=copy.wish.name).tokens_per_second
                     found.append((clients, round(rate, 1)))
             except EngineError as error:
+                if self._stopping.is_set() or copy.running().phase is not Phase.READY or conditions(copy) != under:
+                    self._begun.discard(f"speed {copies[0].key}")  # it ended, or starts again: measured when it is back
+                    return
                 # Not written down: the next copy may do better.
                 _log.error("%s on %s is not chosen: %s", copy.wish.name, copy.wish.engine, error)
                 self._speeds[copy.key] = tuple((clients, 0.0) for clients in _CLIENTS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pressroom.deploy.base import AUTO, Deployment, Phase, Variant, check_format
+from pressroom.deploy.base import AUTO, SIZES, Deployment, Phase, Variant, check_format, own_options
 from pressroom.deploy.deployments import Deployments
 from pressroom.engines import engine_class, engines_for
 from pressroom.kernel import CapabilityError, DeployError, Ref, Workspace
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from pressroom.registry import Registry
     from pressroom.registry.base import Version
 
-# Engines that run the same weights at the same load: the first of them that is usable here is enough.
-_BATCHING = ("vllm", "transformers")
 # How a version is related to another form of the same model.
 _OTHER_FORMS = ("quantised",)
 
@@ -49,6 +47,7 @@ def make_wish(
         wanted != AUTO and not engine_class(wanted).formats
     ):  # an engine without weights (echo) answers for any reference
         parsed = Ref.parse(ref)
+        _check_options(options, [wanted])
         wish = deployments.put(name or parsed.name, ref=str(parsed), digest="", engine=wanted, **more)
     else:
         from pressroom.registry import Registry
@@ -71,6 +70,7 @@ def make_wish(
                 f"{replicas} replicas of {len(variants)} variants were asked for",
                 hint="Replicas are copies of one engine: name it with --engine, or leave --replicas out.",
             )
+        _check_options(options, [variant.engine for variant in variants])
         wish = deployments.put(
             name or version.name,
             ref=_named(version),
@@ -81,6 +81,20 @@ def make_wish(
         )
     again = deployments.observed(wish).phase in (Phase.FAILED, Phase.ASLEEP)
     return deployments.retry(wish.name) if again else wish
+
+
+def _check_options(options: dict[str, Any] | None, engines: Sequence[str]) -> None:
+    """Refuse what no engine of the deployment takes, before it is written down: it may be a secret."""
+    given = options or {}
+    for key in given:
+        prefix, dot, _ = key.rpartition(".")
+        if dot and prefix not in engines:
+            raise DeployError(
+                "an option is for an engine that this deployment does not use", hint=f"It runs on {', '.join(engines)}."
+            )
+    for name in engines:
+        own = own_options(given, name)
+        engine_class(name).check_options({key: value for key, value in own.items() if key not in SIZES})
 
 
 def _variants(workspace: Workspace, registry: Registry, version: Version, also: Sequence[str]) -> Iterator[Variant]:
@@ -94,9 +108,13 @@ def _variants(workspace: Workspace, registry: Registry, version: Version, also: 
         if not usable and (each is version or also):
             raise _no_engine(workspace, each, form)
         for name in usable[:1]:
-            alike = set(_BATCHING) if name in _BATCHING else {name}
-            if not taken & alike:
-                taken |= alike
+            if engine_class(name).elsewhere and (also or others):
+                raise DeployError(
+                    f"{_named(each)} runs at a vendor, and `auto` measures what it chooses among",
+                    hint="Deploy it under a name of its own.",
+                )
+            if name not in taken:
+                taken.add(name)
                 found = True
                 yield Variant(ref=_named(each), digest=each.digest, engine=name)
             elif also and each is not version:

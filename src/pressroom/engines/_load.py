@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 from pressroom.engines.base import Engine, EngineSpec
-from pressroom.kernel import Workspace, plugins
+from pressroom.kernel import PluginError, Workspace, plugins
+
+_log = logging.getLogger(__name__)
 
 _PACKAGE = "pressroom.engines.backends"
 _GROUP = "pressroom.engines"
@@ -33,7 +37,11 @@ def engines_for(workspace: Workspace, form: str) -> list[str]:
     """The engines that load weights of this format and can run here, the preferred first."""
     found = []
     for name in engine_names():
-        kind = engine_class(name)
+        try:
+            kind = engine_class(name)
+        except PluginError as error:
+            _log.warning("the engine %s is left out: %s", name, error.message)
+            continue
         if form in kind.formats and not kind.unusable(workspace):
             found.append((kind.rank, name))
     return [name for _, name in sorted(found)]

@@ -59,7 +59,7 @@ def measure(
     wanted = {"ttft_ms", "peak_memory_bytes", *(f"tokens_per_second_{n}" for n in _CLIENTS)} - set(known)
     kind = engine_class(engine)
     found = str(version.metadata.get("format", "gguf"))
-    if wanted and found == "remote":
+    if wanted and kind.elsewhere:
         workspace.events.emit(Note("speed and memory are not measured: it runs at a vendor, where asking costs"))
     elif wanted and kind.formats and found not in kind.formats:
         loads = ", ".join(kind.formats)

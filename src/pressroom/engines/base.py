@@ -16,6 +16,7 @@ then raises EngineStartError.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -111,6 +112,14 @@ class Engine(ABC):
 
     #: Of several engines that load the same weights, the one with the lowest is preferred.
     rank: ClassVar[int] = 50
+
+    #: Whether the work is done, and charged, by somebody else: then nothing is measured unasked.
+    elsewhere: ClassVar[bool] = False
+
+    @classmethod  # noqa: B027  most engines say so when they start
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Raise EngineError where these are not options of this engine. Asked before they are written down; the text
+        holds no value, because somebody may have put a secret there."""
 
     @classmethod
     def unusable(cls, workspace: Workspace) -> str:

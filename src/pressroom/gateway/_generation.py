@@ -34,6 +34,8 @@ _CLIENT_GONE = 499
 _DELTA = b'"delta":{'
 # An engine that could not be reached is passed over for this long, unless it says that it is back.
 _SHUNNED_S = 0.25
+# What comes of an answer that is not in the protocol's shape, where its shape must change.
+_ODD = (ValueError, LookupError, TypeError, AttributeError)
 # An answer that is not streamed is moved to another engine only in its first moments (seconds).
 _YOUNG_S = 1.0
 # One that waits is looked at more often than this.
@@ -199,10 +201,10 @@ class Generation(Call, Asked):
         house = self._house
         if not self.deadline:
             self.deadline = now + house.settings.wait_s
+        if not route.ready:
+            house.routes.ask_for(self.model, now)  # also where this one does not wait: the next finds it awake
         if now >= self.deadline or not house.waiting.admit(self):
             self._refuse(self._lost or _not_ready(route))
-        elif not route.ready:
-            house.routes.ask_for(self.model, now)
 
     def waited_too_long(self) -> None:
         """Nothing came in the time a request may wait."""
@@ -233,9 +235,9 @@ class Generation(Call, Asked):
                     data = with_role(data)
             try:
                 self._receiver.data(data)
-            except ValueError as error:
+            except _ODD as error:
                 self._house.upstream.cancel(self)
-                self.on_failed(Failure.MALFORMED, f"what it sent is not JSON: {error}")
+                self.on_failed(Failure.MALFORMED, f"its answer cannot be read: {error!r}")
                 return
             if self._size > _TAIL_LIMIT:
                 self._pieces = [self._tail()]
@@ -260,8 +262,8 @@ class Generation(Call, Asked):
             self._leave(200, answer)
             try:
                 self._receiver.whole(answer, lane.route)
-            except ValueError as error:
-                self._receiver.failed(_problem(Failure.MALFORMED, f"what it sent is not JSON: {error}"))
+            except _ODD as error:
+                self._receiver.failed(_problem(Failure.MALFORMED, f"its answer cannot be read: {error!r}"))
         else:
             problem = translated(head.status, answer, param=self._endpoint.conversation, retry_after_s=head.retry_s)
             self._refuse(problem)
@@ -272,7 +274,7 @@ class Generation(Call, Asked):
             self._leave(502, tail)
             # The engine may have died within a frame: end it, so that what follows is a frame of its own.
             if tail and not tail.endswith(b"\n\n") and failure is not Failure.MALFORMED:
-                with suppress(ValueError):
+                with suppress(*_ODD):
                     self._receiver.data(b"\n\n")
             self._receiver.failed(_problem(failure, detail))
             return
@@ -306,6 +308,8 @@ class Generation(Call, Asked):
     def move(self, now: float) -> None:
         """Take it from an engine that has not begun to answer, to be sent to another; an answer that is not streamed
         and may be nearly done stays."""
+        if self._ended or self._lane is None:
+            return  # another that was moved before it took it along
         if self._fields.get("stream") or perf_counter() - self._sent < _YOUNG_S:
             self._house.upstream.cancel(self)
             self._restart(now)

@@ -33,7 +33,7 @@ class Several(Asked):
 
     def __init__(self, fields: dict[str, Any], endpoint: Endpoint, receiver: Receiver, ask: Ask) -> None:
         self._receiver = receiver
-        self._stream = bool(fields.get("stream"))
+        self.stream = bool(fields.get("stream"))
         options = fields.get("stream_options") or {}
         self._with_usage = bool(options.get("include_usage"))
         self._answers: list[_One] = []
@@ -50,7 +50,7 @@ class Several(Asked):
                     one["prompt"] = prompt
                 if seed is not None:
                     one["seed"] = seed + answer  # the same seed would give the same answer again
-                if self._stream:
+                if self.stream:
                     one["stream_options"] = {**options, "include_usage": True}
                 self._answers.append(_One(self, number * answers + answer, first=answer == 0, fields=one))
         self._left = len(self._answers)
@@ -98,9 +98,9 @@ class Several(Asked):
         self._left -= 1
         if self._left or self._over:
             return
-        self._over = True
         usage = _sum([one.usage for one in self._answers], [one.first for one in self._answers])
-        if self._stream:
+        if self.stream:
+            self._over = True
             if self._with_usage:
                 self._receiver.data(_sse.event({**self._frame, "choices": [], "usage": usage}))
             self._receiver.data(_sse.LAST)
@@ -112,7 +112,9 @@ class Several(Asked):
             {**choice, "index": one.index} for one in self._answers for choice in one.record.get("choices") or ()
         ]
         whole = {key: value for key, value in first.items() if key not in ("choices", "usage", "timings")}
-        self._receiver.whole(orjson.dumps({**whole, "choices": choices, "usage": usage}), route)
+        body = orjson.dumps({**whole, "choices": choices, "usage": usage})
+        self._over = True  # not before: an answer that cannot be put together is still an error
+        self._receiver.whole(body, route)
 
     def failed(self, problem: Problem) -> None:
         """One answer failed: all do, because half of what was asked is not an answer."""
@@ -141,6 +143,15 @@ class _One:
         self.ended = True
         self.record = orjson.loads(body)
         self.usage = self.record.get("usage") or {}
+        if self._all.stream:  # it was asked for a stream, and answered in one piece after all
+            self._all.began(route)
+            choices = [
+                {**{k: v for k, v in choice.items() if k != "message"}, "delta": choice["message"]}
+                if "message" in choice
+                else choice
+                for choice in self.record["choices"]
+            ]
+            self._all.take(self, {**self.record, "choices": choices})
         self._all.ended(route)
 
     def begin(self, route: Route) -> None:

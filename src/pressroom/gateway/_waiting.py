@@ -89,12 +89,13 @@ class WaitingRoom:
 
     def _look(self) -> None:
         assert self._loop is not None
-        self._timer = None
+        self._timer = self._loop.call_later(_LOOK_S, self._look)  # first: whatever happens below, the others are seen
         now = monotonic()
         for model, waiting in list(self._waiting.items()):
             for generation in [each for each in waiting if now >= each.deadline]:
-                self.leave(generation)
-                generation.waited_too_long()
+                if generation in waiting:  # the end of one may be the end of another, where they answer one request
+                    self.leave(generation)
+                    generation.waited_too_long()
             self._send_on(model)
-        if self._count and self._timer is None:
-            self._timer = self._loop.call_later(_LOOK_S, self._look)
+        if not self._count:
+            self.close()

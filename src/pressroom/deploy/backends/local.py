@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from pressroom.deploy.base import Cluster, Deployment, Phase, Replica, Running, check_format, log_file
+from pressroom.deploy.base import Cluster, Deployment, Phase, Replica, Running, check_format, log_file, own_options
 from pressroom.engines import (
     Capabilities,
     Engine,
@@ -49,7 +48,7 @@ class Backend(Cluster):
             version = registry.get(Ref(Ref.parse(wish.ref).name, None, wish.digest))
             check_format(version, wish.engine, kind)
             model = registry.materialise(version)
-        options = {**kind.defaults(self.workspace), **_own(wish)}
+        options = {**kind.defaults(self.workspace), **own_options(wish.options, wish.engine)}
         threads = int(options.pop("threads", settings.threads))
         if not threads and wish.replicas > 1:
             # Engines that each take all cores stand in each other's way: measured at a tenth of their speed.
@@ -65,16 +64,6 @@ class Backend(Cluster):
             log=log_file(self.workspace.path("logs"), wish.name, label),
             options=options,
         )
-
-
-def _own(wish: Deployment) -> dict[str, Any]:
-    """The options that are for this engine: of those written `engine.option`, its own."""
-    options: dict[str, Any] = {}
-    for key, value in wish.options.items():
-        engine, dot, option = key.rpartition(".")
-        if not dot or engine == wish.engine:
-            options[option] = value
-    return options
 
 
 # The supervisor's words are about an engine, the deployment's about a wish; here they mean the same.

@@ -9,6 +9,8 @@ import stat
 import urllib.parse
 from pathlib import Path
 
+from pressroom.engines._vendor.options import LIKE_KEYS
+
 _log = logging.getLogger(__name__)
 
 _FORM = re.compile(r"[\x21-\x7e]{1,4096}")
@@ -16,7 +18,6 @@ _MOST_BYTES = 64 << 10
 #: Shorter ones are placeholders (`none`, `EMPTY`): taking them out of texts would mangle words.
 _SECRET_FROM = 8
 # How vendors' keys look, whole or masked in the middle, and how they are sent: for texts that quote another's key.
-_LIKE_KEYS = re.compile(r"(?i)\bbearer\s+[^\s\"',;]+|\b(?:sk|pk|rk|gsk|xai)[-_][a-z0-9_\-*.]{8,}")
 
 
 class KeyProblem(Exception):
@@ -44,7 +45,7 @@ class Key:
         for secret in self._known:
             if secret in text:
                 text = text.replace(secret, "[key]")
-        return _LIKE_KEYS.sub("[key]", text)
+        return LIKE_KEYS.sub("[key]", text)
 
     def without(self, data: bytes) -> bytes:
         """Bytes of an answer without the key; nothing else of them is touched."""

@@ -11,6 +11,8 @@ from typing import Any
 
 from pressroom.kernel import did_you_mean
 
+#: What keys of the vendors look like, after "Bearer" or by how they begin.
+LIKE_KEYS = re.compile(r"(?i)\bbearer\s+[^\s\"',;]+|\b(?:sk|pk|rk|gsk|xai)[-_][a-z0-9_\-*.]{8,}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 
@@ -79,6 +81,9 @@ def read(given: Mapping[str, Any]) -> Options:
     found = Options(**values)
     if sum((bool(found.key_env), bool(found.key_file), found.no_key)) > 1:
         raise OptionError("of the options key_env, key_file and no_key one may be given", _KEY_HINT)
+    for name in ("key_env", "key_file"):
+        if LIKE_KEYS.search(getattr(found, name)):
+            raise OptionError(f"the option {name} of vendor holds what looks like a key", _KEY_HINT)
     if found.key_env and not _VARIABLE.fullmatch(found.key_env):
         raise OptionError("the option key_env of vendor is not the name of a variable", _KEY_HINT)
     return found

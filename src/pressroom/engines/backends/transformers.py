@@ -16,9 +16,8 @@ import threading
 from typing import Any
 
 from pressroom.engines import child
-from pressroom.engines.base import Capabilities, Endpoint
+from pressroom.engines.base import Capabilities
 from pressroom.engines.process import ProcessEngine
-from pressroom.kernel import MissingDependencyError
 
 _INSTALL = "pip install 'pressroom[transformers]'"
 # Answers held to a format need it; everything else does without.
@@ -35,16 +34,7 @@ class Backend(ProcessEngine):
     rank = 30
     default_slots = 8
     requires = ("torch", "transformers")
-
-    def start(self) -> Endpoint:
-        for name in self.requires:
-            if importlib.util.find_spec(name) is None:
-                raise MissingDependencyError(
-                    f"the engine needs the library {name!r}, which is not installed",
-                    hint=f"Install it with: {_INSTALL}",
-                    library=name,
-                )
-        return super().start()
+    extra = "transformers"
 
 
 def main() -> None:

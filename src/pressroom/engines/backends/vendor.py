@@ -16,13 +16,14 @@ import importlib.metadata
 import logging
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pressroom.engines import child
 from pressroom.engines.base import Capabilities
 from pressroom.engines.process import ProcessEngine
-from pressroom.kernel import PressroomError
+from pressroom.kernel import EngineError, PressroomError
 
 if TYPE_CHECKING:
     from pressroom.store import WeightsInfo
@@ -39,6 +40,16 @@ class Backend(ProcessEngine):
     extra = "vendors"
     # The work is done elsewhere: what is bounded here are connections.
     default_slots = 256
+    elsewhere = True
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        from pressroom.engines._vendor import options as known
+
+        try:
+            known.read(options)
+        except known.OptionError as error:
+            raise EngineError(str(error), hint=error.hint) from None
 
 
 def main() -> None:

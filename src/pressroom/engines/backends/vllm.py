@@ -86,8 +86,11 @@ class Backend(ProcessEngine):
         return {"python": str(environments.vllm_python(workspace))}
 
     def command(self) -> list[str]:
+        given = self.spec.options.get("python") or str(environments.default_python())
+        if not _text(given):
+            raise self._refused("the option python is not the path of a Python", "docs/vllm.md lists the options.")
         self._check({name: value for name, value in self.spec.options.items() if name != "python"})
-        python = Path(self.spec.options.get("python") or environments.default_python()).absolute()
+        python = Path(given).absolute()
         if not os.access(python, os.X_OK):
             raise self._refused(
                 f"there is no environment with vLLM: {python} is not there",

@@ -95,7 +95,12 @@ class Whole:
 async def answered(asker: Asker, job: Job, *, door: str) -> Found:
     """The answer to a job. Cancelled, it cancels what the engine does."""
     future: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
-    asked = Whole(job, future.set_result).ask(asker, door)
+
+    def done(found: Found) -> None:
+        if not future.done():  # it may have been cancelled a moment ago
+            future.set_result(found)
+
+    asked = Whole(job, done).ask(asker, door)
     try:
         return await future
     except asyncio.CancelledError:
