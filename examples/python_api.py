@@ -13,7 +13,7 @@ import sys
 import urllib.request
 
 from pressroom import Workspace
-from pressroom.engines import EngineSpec, create
+from pressroom.engines import EngineSpec, create, engines_for
 from pressroom.kernel import Note
 from pressroom.registry import Registry, pull
 
@@ -31,7 +31,8 @@ def main() -> None:
 
         weights = Registry(workspace).materialise(version)
         spec = EngineSpec(name=version.name, model=weights, context=1024, slots=1)
-        engine = create(workspace.settings.engine, spec)
+        best, *_ = engines_for(workspace, version.metadata["format"])  # those that load it and run here
+        engine = create(best, spec)
         try:
             text = complete(engine.start().url, "The printing press was invented by", tokens=12)
             print(f"  says: {text!r}")

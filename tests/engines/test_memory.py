@@ -343,7 +343,7 @@ def test_the_setting_wins_and_otherwise_something_is_left() -> None:
     assert available(EnginesSettings(memory_bytes=5 * GIB)).engines == 5 * GIB
     found = available(EnginesSettings())
     assert 0 < found.engines < found.total and found.free <= found.total
-    assert found.gpus == () and "less" in found.how
+    assert "less" in found.how
 
 
 def group(folder: Path, **files: str) -> None:

@@ -57,7 +57,7 @@ def test_it_is_a_lower_bound_and_exact_where_all_is_known(data: st.DataObject, l
     p = probabilities(logits)
     q = probabilities(data.draw(st.lists(st.floats(-12, 12), min_size=len(logits), max_size=len(logits))))
     ours, theirs = (data.draw(st.integers(1, len(logits))) for _ in "pq")
-    # Parts below a millionth are not told from nothing; ten of them make this much.
+    # What is left over is not told from a millionth.
     assert 0 <= divergence(best(p, ours), best(q, theirs)) <= exact(p, q) + 1e-5
     assert divergence(best(p, len(p)), best(q, len(q))) == pytest.approx(exact(p, q), abs=1e-5)
     assert divergence(best(p, ours), best(p, theirs)) == pytest.approx(0, abs=1e-5)

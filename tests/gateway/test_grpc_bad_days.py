@@ -274,7 +274,7 @@ def test_without_the_library() -> None:
     """The gateway does without; whoever opens the door is told what to install."""
     program = """
 import asyncio, sys
-sys.modules["grpc"] = None
+sys.modules["grpc_health"] = None
 import pressroom.gateway.grpc
 from pressroom.gateway.routes import RouteTable
 from pressroom.kernel import GatewaySettings, MissingDependencyError
@@ -289,10 +289,22 @@ asyncio.run(main())
     assert "pip install 'pressroom[grpc]'" in done.stdout, done.stderr
 
 
-def test_the_library_is_loaded_when_the_door_opens() -> None:
-    program = "import sys, pressroom.gateway.app, pressroom.gateway.grpc; print('grpc' in sys.modules)"
+def test_what_is_loaded_when() -> None:
+    """Nothing before the door opens, and grpcio by whoever asks for reflection."""
+    program = """
+import asyncio, sys
+import pressroom.gateway.app, pressroom.gateway.grpc
+from pressroom.gateway.routes import RouteTable
+from pressroom.kernel import GatewaySettings
+async def main():
+    opened = await pressroom.gateway.grpc.open_grpc(None, RouteTable(), GatewaySettings(), port=0)
+    print("google.protobuf" in sys.modules, "grpc" in sys.modules)
+    await opened.close(0)
+print("google.protobuf" in sys.modules, "grpc" in sys.modules)
+asyncio.run(main())
+"""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.strip() == "False"
+    assert done.stdout.split() == ["False", "False", "True", "False"], done.stderr
 
 
 def test_closing_lets_what_runs_end_and_waits_for_nobody_else(echo: Echoes) -> None:

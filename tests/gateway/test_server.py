@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from pressroom.gateway.server import bind, url_of
+from pressroom.gateway.binding import bind, url_of
 from pressroom.kernel import DeployError, PortInUseError
 
 

@@ -149,7 +149,7 @@ def _network(workspace: Workspace) -> Finding:
 
 def _server(workspace: Workspace) -> Finding:
     from pressroom.deploy import running_server
-    from pressroom.gateway.server import bind
+    from pressroom.gateway.binding import bind
     from pressroom.kernel import DeployError
 
     server: ServerInfo | None = running_server(workspace)

@@ -179,7 +179,7 @@ def link(run_id: str, ref: str, as_json: bool) -> None:
 @common
 def ui(port: int, as_json: bool) -> None:
     """MLflow's own pages on the same runs and versions, until Ctrl-C. Only this machine can open them."""
-    from pressroom.gateway.server import bind
+    from pressroom.gateway.binding import bind
     from pressroom.kernel import PortInUseError, SettingsError, Workspace
     from pressroom.track import TrackError, open_tracker
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,28 +15,23 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 # A cgroup of version 1 without a limit says the largest multiple of a page that fits in 63 bits.
 _NO_LIMIT = 1 << 60
-_NVIDIA_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MachineMemory:
     """Bytes. `engines` is what all engines together may take; `total` what the machine has, or its container may use
-    (`limit`, 0 where there is none); `free` what nobody uses at this moment. `gpus` are (total, free) of each GPU that
-    was asked for. `how` says where `engines` comes from."""
+    (`limit`, 0 where there is none); `free` what nobody uses at this moment. `how` says where
+    `engines` comes from."""
 
     engines: int
     total: int
     free: int
     limit: int = 0
-    gpus: tuple[tuple[int, int], ...] = ()
     how: str = ""
 
 
-def available(settings: EnginesSettings, *, gpu: bool = False) -> MachineMemory:
-    """Look at the machine; takes some milliseconds, and up to a second where a GPU is asked for.
-
-    `gpu`: whether the engine in question would use one; otherwise none is looked for.
-    """
+def available(settings: EnginesSettings) -> MachineMemory:
+    """Look at the machine; takes some milliseconds. GPUs are not looked at."""
     import psutil
 
     memory = psutil.virtual_memory()
@@ -54,8 +47,7 @@ def available(settings: EnginesSettings, *, gpu: bool = False) -> MachineMemory:
         engines = max(0, total - reserve)
         what = "its container's limit" if limit and total == limit else "the memory of the machine"
         how = f"{what} ({total / 1e9:.1f} GB) less {reserve / 1e9:.1f} GB for everything else"
-    gpus = tuple(_gpus()) if gpu else ()
-    return MachineMemory(engines=engines, total=total, free=free, limit=limit, gpus=gpus, how=how)
+    return MachineMemory(engines=engines, total=total, free=free, limit=limit, how=how)
 
 
 def container_limit(*, membership: Path = _MEMBERSHIP, mounted: Path = _CGROUPS) -> tuple[int, int]:
@@ -108,25 +100,3 @@ def _caches(folder: Path, name: str) -> int:
     except (OSError, ValueError):
         pass
     return 0
-
-
-def _gpus() -> list[tuple[int, int]]:
-    """Total and free memory of each NVIDIA GPU, as `nvidia-smi` says; empty without one."""
-    command = ["nvidia-smi", "--query-gpu=memory.total,memory.free", "--format=csv,noheader,nounits"]
-    try:
-        said = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=_NVIDIA_TIMEOUT_S,
-            check=True,
-            env={**os.environ, "LC_ALL": "C"},
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    found = []
-    for line in said.splitlines():
-        total, _, free = line.partition(",")
-        if total.strip().isdigit() and free.strip().isdigit():
-            found.append((int(total) << 20, int(free) << 20))
-    return found

@@ -32,14 +32,13 @@ def divergence(reference: Mapping[int, float], other: Mapping[int, float]) -> fl
     return max(0.0, bound + _part(given, there) + _part(left - given, rest))
 
 
-# Differences of sums of thousands of rounded probabilities are not told from zero below this.
+# What is left of one after a sum of thousands of rounded probabilities is known to this much.
 _ROUNDING = 1e-6
 
 
 def _part(p: float, q: float) -> float:
-    if p <= _ROUNDING:
-        return 0.0
-    return p * math.log(p / max(q, _ROUNDING))
+    # A larger q makes the term smaller, so the bound stays one. Where p is small the term is, and mostly below zero.
+    return p * math.log(p / max(q, _ROUNDING)) if p > 0 else 0.0
 
 
 def same_first(reference: Mapping[int, float], other: Mapping[int, float]) -> bool:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import subprocess
-import sys
 import tempfile
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from pressroom.engines._child_answers import child_answers
 from pressroom.engines._parity_prompts import PROMPTS, PROMPTS_VERSION
 from pressroom.kernel import EngineError, MissingDependencyError, this_machine
 from pressroom.store import inspect, sniff
@@ -114,7 +112,9 @@ def parity_reference(
         "threads": threads or max(1, this_machine().physical_cores - 1),
         "top": _TOP,
     }
-    answers = _answers(task, timeout_s)
+    answers = child_answers(
+        "pressroom.engines._parity_child", task, what="the reference cannot be computed", timeout_s=timeout_s
+    )
     first: dict[str, Any] = next(answers, {"by": "", "vocabulary": 0})
     expected = tuple(
         Expected(tokens=tuple(answer["tokens"]), likeliest=dict(zip(answer["ids"], answer["logprobs"], strict=True)))
@@ -162,41 +162,3 @@ def _weights(model: Path) -> tuple[Path, str]:
     if len(ggufs) == 1 and not any(model.glob("*.safetensors")):
         return ggufs[0], "gguf"
     return model, "safetensors"
-
-
-def _answers(task: dict[str, Any], timeout_s: float) -> Iterator[dict[str, Any]]:
-    """What the computing process says, line by line; it is ended when the iterator is."""
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "pressroom.engines._parity_child", json.dumps(task)],
-            stdin=subprocess.PIPE,  # its end is the end of the other process, however this one ends
-            stdout=subprocess.PIPE,
-            stderr=log,
-            start_new_session=True,  # Ctrl-C is for this process, which ends the other
-        )
-        assert process.stdin is not None and process.stdout is not None
-        guard = threading.Timer(timeout_s, process.kill)
-        guard.daemon = True
-        guard.start()
-        try:
-            for line in process.stdout:
-                answer = json.loads(line)
-                if "error" in answer:
-                    raise _failed(answer["error"], answer["hint"], log)
-                yield answer
-            if process.wait() != 0:
-                raise _failed(f"the process ended with status {process.returncode}", "", log)
-        finally:
-            guard.cancel()
-            process.kill()
-            process.wait()
-            process.stdin.close()
-            process.stdout.close()
-
-
-def _failed(reason: str, hint: str, log: BinaryIO) -> EngineError:
-    log.seek(0)
-    lines = log.read().decode(errors="replace").splitlines()[-15:]
-    return EngineError(
-        f"the reference cannot be computed: {reason}", hint=hint or "Its last lines say why.", lines=lines
-    )

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
 import math
-import subprocess
-import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from pressroom.engines._child_answers import child_answers
 from pressroom.kernel import EngineError, MissingDependencyError, this_machine
 
 WINDOW = 512
@@ -138,40 +135,13 @@ def _mean(values: Sequence[float]) -> tuple[float, float]:
 
 def _answers(task: dict[str, Any], text: str) -> Iterator[dict[str, Any]]:
     """What the scoring process says, line by line; it is ended when the iterator is."""
-    with tempfile.TemporaryFile() as log, tempfile.TemporaryFile() as given:
+    with tempfile.TemporaryFile() as given:
         given.write(text.encode())
         given.seek(0)
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "pressroom.engines._score", json.dumps({**task, "text": given.fileno()})],
+        yield from child_answers(
+            "pressroom.engines._score",
+            {**task, "text": given.fileno()},
+            what="the perplexity cannot be measured",
+            timeout_s=_WINDOW_TIMEOUT_S * (task["windows"] + 1),
             pass_fds=[given.fileno()],
-            stdin=subprocess.PIPE,  # its end is the end of the other process, however this one ends
-            stdout=subprocess.PIPE,
-            stderr=log,
-            start_new_session=True,  # Ctrl-C is for this process, which ends the other
         )
-        assert process.stdin is not None and process.stdout is not None
-        guard = threading.Timer(_WINDOW_TIMEOUT_S * (task["windows"] + 1), process.kill)
-        guard.daemon = True
-        guard.start()
-        try:
-            for line in process.stdout:
-                answer = json.loads(line)
-                if "error" in answer:
-                    raise _failed(answer["error"], answer["hint"], log)
-                yield answer
-            if process.wait() != 0:
-                raise _failed(f"the process ended with status {process.returncode}", "", log)
-        finally:
-            guard.cancel()
-            process.kill()
-            process.wait()
-            process.stdin.close()
-            process.stdout.close()
-
-
-def _failed(reason: str, hint: str, log: BinaryIO) -> EngineError:
-    log.seek(0)
-    lines = log.read().decode(errors="replace").splitlines()[-15:]
-    return EngineError(
-        f"the perplexity cannot be measured: {reason}", hint=hint or "Its last lines say why.", lines=lines
-    )

@@ -1,15 +1,17 @@
-"""What an asker tells of an answer, for a coroutine that waits for it."""
+"""Kinds of calls: one message and one answer, by callback or by coroutine; and a conversation."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
-
-import grpc  # type: ignore[import-untyped]
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pressroom.gateway.asking import Asked, Asker
 from pressroom.gateway.control import ControlThreads
+from pressroom.gateway.grpc._call import Call
+from pressroom.gateway.grpc._heads import Code
 from pressroom.gateway.problems import Problem
 from pressroom.gateway.protocols._v2_answers import Answer, Embeddings, answer, embeddings
 from pressroom.gateway.protocols._v2_gather import Gathering
@@ -18,23 +20,41 @@ if TYPE_CHECKING:
     from pressroom.gateway.protocols._v2_requests import Job
     from pressroom.gateway.routes import Route
 
+_log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 Found = list[Answer] | Embeddings | Problem
 
 _CODES = {
-    400: grpc.StatusCode.INVALID_ARGUMENT,
-    404: grpc.StatusCode.NOT_FOUND,
-    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    415: grpc.StatusCode.INVALID_ARGUMENT,
-    422: grpc.StatusCode.INVALID_ARGUMENT,
-    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    501: grpc.StatusCode.UNIMPLEMENTED,
-    503: grpc.StatusCode.UNAVAILABLE,
-    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+    400: Code.INVALID_ARGUMENT,
+    404: Code.NOT_FOUND,
+    413: Code.RESOURCE_EXHAUSTED,
+    415: Code.INVALID_ARGUMENT,
+    422: Code.INVALID_ARGUMENT,
+    429: Code.RESOURCE_EXHAUSTED,
+    501: Code.UNIMPLEMENTED,
+    503: Code.UNAVAILABLE,
+    504: Code.DEADLINE_EXCEEDED,
 }
+# Messages of a conversation that wait for their turn.
+_AHEAD = 64
 
 
-async def refuse(context: Any, problem: Problem) -> NoReturn:
+class Cancellable(Protocol):
+    """What is done for a call, and can be stopped."""
+
+    def cancel(self) -> object: ...
+
+
+class Refusal(Exception):
+    """A call ends with an error."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+
+
+def refuse(call: Call, problem: Problem) -> None:
     """End the call with an error. Where another try makes sense, gRPC's own retries are told when."""
     metadata: tuple[tuple[str, str], ...] = ()
     if problem.retry_after_s is not None:
@@ -42,8 +62,123 @@ async def refuse(context: Any, problem: Problem) -> NoReturn:
             ("retry-after", str(problem.retry_after_s)),
             ("grpc-retry-pushback-ms", str(1000 * problem.retry_after_s)),
         )
-    await context.abort(_CODES.get(problem.status, grpc.StatusCode.INTERNAL), problem.message, metadata)
-    raise AssertionError("abort raises")
+    call.end(_CODES.get(problem.status, Code.INTERNAL), problem.message, metadata)
+
+
+class Unary:
+    """The handler of a call with one message. `answer` gets it, and gives what stops the work; it may have answered
+    already."""
+
+    __slots__ = ("_answer", "_call", "_data", "_work")
+
+    def __init__(self, call: Call, answer: Callable[[Call, bytes], Cancellable | None]) -> None:
+        self._call = call
+        self._answer = answer
+        self._data: bytes | None = None
+        self._work: Cancellable | None = None
+
+    def message(self, data: bytes) -> None:
+        if self._data is not None:
+            self._call.refuse(Code.INTERNAL, "This method takes one message, and got another one.")
+        self._data = data
+
+    def no_more(self) -> None:
+        data = self._data
+        if data is None:
+            self._call.end(Code.INTERNAL, "This method takes one message, and got none.")
+            return
+        self._data = b""
+        self._work = self._answer(self._call, data)
+
+    def gone(self) -> None:
+        if self._work is not None:
+            self._work.cancel()
+
+    def slow(self) -> None:
+        """One answer is no more than one answer."""
+
+    def ready(self) -> None: ...
+
+
+def by_coroutine(method: Callable[[bytes], Awaitable[bytes]]) -> Callable[[Call], Unary]:
+    """A method whose answer a coroutine finds. It raises Refusal for an error."""
+
+    async def answered(call: Call, data: bytes) -> None:
+        try:
+            call.reply(await method(data))
+        except Refusal as error:
+            refuse(call, error.problem)
+        except Exception:  # the edge of the server, as in Call  # noqa: BLE001
+            _log.exception("a gRPC call failed")
+            call.end(Code.INTERNAL, "The gateway failed on this call; its log says why.")
+
+    def begun(call: Call, data: bytes) -> Cancellable:
+        return asyncio.get_running_loop().create_task(answered(call, data))
+
+    return lambda call: Unary(call, begun)
+
+
+class Conversation:
+    """The handler of a call whose answers a coroutine gives, one or many for each message or for none."""
+
+    def __init__(self, call: Call, serve: Callable[[Conversation], Awaitable[None]]) -> None:
+        self._call = call
+        self._messages: deque[bytes] = deque()
+        self._closed = False
+        self._free = True
+        self._changed = asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._run(serve))
+
+    async def requests(self) -> AsyncIterator[bytes]:
+        """The messages of the client."""
+        while True:
+            while not self._messages:
+                if self._closed:
+                    return
+                await self._wait()
+            if len(self._messages) == _AHEAD:
+                self._call.resume()
+            yield self._messages.popleft()
+
+    async def send(self, data: bytes) -> None:
+        """The next message of the answer, when the client has taken those before."""
+        while not self._free:
+            await self._wait()
+        self._call.send(data)
+
+    async def _wait(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    async def _run(self, serve: Callable[[Conversation], Awaitable[None]]) -> None:
+        try:
+            await serve(self)
+            self._call.end()
+        except Refusal as error:
+            refuse(self._call, error.problem)
+        except Exception:  # the edge of the server, as in Call  # noqa: BLE001
+            _log.exception("a gRPC call failed")
+            self._call.end(Code.INTERNAL, "The gateway failed on this call; its log says why.")
+
+    def message(self, data: bytes) -> None:
+        self._messages.append(data)
+        if len(self._messages) >= _AHEAD:
+            self._call.pause()
+        self._changed.set()
+
+    def no_more(self) -> None:
+        self._closed = True
+        self._changed.set()
+
+    def gone(self) -> None:
+        self._task.cancel()
+
+    def slow(self) -> None:
+        self._free = False
+
+    def ready(self) -> None:
+        self._free = True
+        self._changed.set()
 
 
 class Whole:
@@ -92,24 +227,12 @@ class Whole:
         self._then(answers)
 
 
-async def answered(asker: Asker, job: Job, *, door: str) -> Found:
-    """The answer to a job. Cancelled, it cancels what the engine does."""
-    future: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
+async def called(threads: ControlThreads, call: Callable[[], T]) -> T:
+    """What a call gives that may block.
 
-    def done(found: Found) -> None:
-        if not future.done():  # it may have been cancelled a moment ago
-            future.set_result(found)
-
-    asked = Whole(job, done).ask(asker, door)
-    try:
-        return await future
-    except asyncio.CancelledError:
-        asked.cancel()
-        raise
-
-
-def called(threads: ControlThreads, call: Callable[[], T]) -> Awaitable[T | Problem]:
-    """What a call gives that may block."""
+    Raises:
+        Refusal: it gave a problem.
+    """
     future: asyncio.Future[T | Problem] = asyncio.get_running_loop().create_future()
 
     def done(found: T | Problem) -> None:
@@ -117,4 +240,7 @@ def called(threads: ControlThreads, call: Callable[[], T]) -> Awaitable[T | Prob
             future.set_result(found)
 
     threads.run(call, done)
-    return future
+    found = await future
+    if isinstance(found, Problem):
+        raise Refusal(found)
+    return found

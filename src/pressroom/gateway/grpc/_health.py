@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]
 from grpc_health.v1 import health_pb2  # type: ignore[import-untyped]
-from grpc_reflection.v1alpha import reflection, reflection_pb2  # type: ignore[import-untyped]
 
+from pressroom.gateway.grpc._calls import Conversation, Refusal, by_coroutine
+from pressroom.gateway.grpc._door import Method
 from pressroom.gateway.grpc.inference_pb2 import POOL
+from pressroom.gateway.problems import Problem
 
 HEALTH = "grpc.health.v1.Health"
 _REFLECTION = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
@@ -25,48 +26,77 @@ class Health:
         self._ready = ready
         self._services = ("", *services)
 
-    def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
+    def methods(self) -> dict[str, Method]:
         """Its methods by path."""
-        forms = {
-            "request_deserializer": health_pb2.HealthCheckRequest.FromString,
-            "response_serializer": health_pb2.HealthCheckResponse.SerializeToString,
-        }
         return {
-            f"/{HEALTH}/Check": grpc.unary_unary_rpc_method_handler(self._check, **forms),
-            f"/{HEALTH}/Watch": grpc.unary_stream_rpc_method_handler(self._watch, **forms),
+            f"/{HEALTH}/Check": by_coroutine(self._check),
+            f"/{HEALTH}/Watch": lambda call: Conversation(call, self._watch),
         }
 
-    def _status(self, service: str) -> int:
+    def _status(self, data: bytes) -> tuple[int, str]:
         known = health_pb2.HealthCheckResponse
+        try:
+            service = health_pb2.HealthCheckRequest.FromString(data).service
+        except ValueError:  # protobuf's error is one
+            raise Refusal(Problem(400, "This is not a HealthCheckRequest.")) from None
         if service not in self._services:
-            return int(known.SERVICE_UNKNOWN)
-        return int(known.SERVING if self._ready() else known.NOT_SERVING)
+            return int(known.SERVICE_UNKNOWN), service
+        return int(known.SERVING if self._ready() else known.NOT_SERVING), service
 
-    async def _check(self, request: Any, context: Any) -> Any:
-        status = self._status(request.service)
+    async def _check(self, data: bytes) -> bytes:
+        status, service = self._status(data)
         if status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service {request.service[:80]!r}")
-        return health_pb2.HealthCheckResponse(status=status)
+            raise Refusal(Problem(404, f"there is no service {service[:80]!r}"))
+        return _said(status)
 
-    async def _watch(self, request: Any, context: Any) -> None:
-        told = -1
-        while True:
-            status = self._status(request.service)
-            if status != told:
-                told = status
-                await context.write(health_pb2.HealthCheckResponse(status=status))
-            await asyncio.sleep(_WATCH_S)
+    async def _watch(self, conversation: Conversation) -> None:
+        async for data in conversation.requests():
+            told = -1
+            while True:
+                status, _ = self._status(data)
+                if status != told:
+                    told = status
+                    await conversation.send(_said(status))
+                await asyncio.sleep(_WATCH_S)
 
 
-def reflecting(*services: str) -> dict[str, grpc.RpcMethodHandler]:
-    """The methods of reflection by path; they describe `services`, health and themselves."""
-    for file in (health_pb2, reflection_pb2):
-        POOL.AddSerializedFile(file.DESCRIPTOR.serialized_pb)
-    servicer = reflection.aio.ReflectionServicer((*services, HEALTH, _REFLECTION[0]), pool=POOL)
-    handler = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
-        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
-    # Both versions have the same messages on the wire; older clients ask for the first, newer ones for the second.
-    return {f"/{name}/ServerReflectionInfo": handler for name in _REFLECTION}
+def _said(status: int) -> bytes:
+    data: bytes = health_pb2.HealthCheckResponse(status=status).SerializeToString()
+    return data
+
+
+class Reflection:
+    """Describes `services`, health and itself."""
+
+    def __init__(self, *services: str) -> None:
+        self._services = (*services, HEALTH, _REFLECTION[0])
+        self._servicer: Any = None
+
+    def methods(self) -> dict[str, Method]:
+        """Its methods by path. Both versions have the same messages on the wire; older clients ask for the first, newer
+        ones for the second."""
+        return {f"/{name}/ServerReflectionInfo": lambda call: Conversation(call, self._serve) for name in _REFLECTION}
+
+    async def _serve(self, conversation: Conversation) -> None:
+        if self._servicer is None:
+            # It brings grpcio with it, which nothing else here needs: loaded by whoever asks for it first, and not on
+            # the event loop.
+            self._servicer = await asyncio.to_thread(self._load)
+        from grpc_reflection.v1alpha import reflection_pb2  # type: ignore[import-untyped]
+
+        async def asked() -> AsyncIterator[Any]:
+            async for data in conversation.requests():
+                try:
+                    yield reflection_pb2.ServerReflectionRequest.FromString(data)
+                except ValueError:
+                    raise Refusal(Problem(400, "This is not a ServerReflectionRequest.")) from None
+
+        async for answer in self._servicer.ServerReflectionInfo(asked(), None):
+            await conversation.send(answer.SerializeToString())
+
+    def _load(self) -> Any:
+        from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+        for file in (health_pb2, reflection_pb2):
+            POOL.AddSerializedFile(file.DESCRIPTOR.serialized_pb)
+        return reflection.aio.ReflectionServicer(self._services, pool=POOL)

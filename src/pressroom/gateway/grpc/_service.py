@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]
-
 from pressroom import __version__
-from pressroom.gateway.asking import Asker
+from pressroom.gateway.asking import Asked, Asker
 from pressroom.gateway.control import ControlThreads, ModelControl, Servable, indexed, not_mounted
 from pressroom.gateway.grpc import _reading as reading
 from pressroom.gateway.grpc import _wire as wire
 from pressroom.gateway.grpc import inference_pb2 as messages
-from pressroom.gateway.grpc._calls import answered, called, refuse
+from pressroom.gateway.grpc._call import Call
+from pressroom.gateway.grpc._calls import Found, Refusal, Unary, Whole, by_coroutine, called, refuse
+from pressroom.gateway.grpc._door import Method
 from pressroom.gateway.grpc._stream import Session
 from pressroom.gateway.problems import Problem
 from pressroom.gateway.protocols._v2_models import EXTENSIONS, Face, Faces
@@ -45,10 +45,9 @@ class Service:
         self._threads = ControlThreads()
         self._sessions: set[Session] = set()
 
-    def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
+    def methods(self) -> dict[str, Method]:
         """Its methods by path."""
-        unary = {
-            "ModelInfer": self._infer,
+        answered = {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
             "ServerMetadata": self._server_metadata,
@@ -59,8 +58,9 @@ class Service:
             "RepositoryModelLoad": self._load,
             "RepositoryModelUnload": self._unload,
         }
-        found = {f"/{NAME}/{name}": grpc.unary_unary_rpc_method_handler(method) for name, method in unary.items()}
-        found[f"/{NAME}/ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
+        found: dict[str, Method] = {f"/{NAME}/{name}": by_coroutine(method) for name, method in answered.items()}
+        found[f"/{NAME}/ModelInfer"] = lambda call: Unary(call, self._infer)
+        found[f"/{NAME}/ModelStreamInfer"] = self._stream
         return found
 
     def stop(self) -> None:
@@ -70,7 +70,7 @@ class Service:
 
     # Inference.
 
-    async def _infer(self, data: bytes, context: Any) -> bytes:
+    def _infer(self, call: Call, data: bytes) -> Asked | None:
         name = ""
         try:
             request = reading.parsed(data)
@@ -82,107 +82,103 @@ class Service:
         except Invalid as error:
             if self._refused is not None:
                 self._refused(name, _DOOR, error.status)
-            await refuse(context, Problem(error.status, error.message))
-        found = await answered(self._asker, job, door=_DOOR)
-        if isinstance(found, Problem):
-            await refuse(context, found)
-        return wire.response(job, found, raw=raw)
+            refuse(call, Problem(error.status, error.message))
+            return None
 
-    async def _stream(self, _: object, context: Any) -> None:
-        session = Session(self._asker, self._routes, self._faces)
+        def answered(found: Found) -> None:
+            if isinstance(found, Problem):
+                refuse(call, found)
+            else:
+                call.reply(wire.response(job, found, raw=raw))
+
+        return Whole(job, answered).ask(self._asker, _DOOR)
+
+    def _stream(self, call: Call) -> Session:
+        session = Session(call, self._asker, self._routes, self._faces, self._sessions.discard)
         self._sessions.add(session)
-        try:
-            await session.serve(context)
-        finally:
-            self._sessions.discard(session)
+        return session
 
     # The server.
 
-    async def _server_live(self, data: bytes, context: Any) -> bytes:
+    async def _server_live(self, data: bytes) -> bytes:
         return _bytes(messages.ServerLiveResponse(live=True))
 
-    async def _server_ready(self, data: bytes, context: Any) -> bytes:
+    async def _server_ready(self, data: bytes) -> bytes:
         return _bytes(messages.ServerReadyResponse(ready=self._ready()))
 
-    async def _server_metadata(self, data: bytes, context: Any) -> bytes:
+    async def _server_metadata(self, data: bytes) -> bytes:
         return _bytes(
             messages.ServerMetadataResponse(name="pressroom", version=__version__, extensions=list(EXTENSIONS))
         )
 
     # One model.
 
-    async def _model_ready(self, data: bytes, context: Any) -> bytes:
-        request = await _read(messages.ModelReadyRequest, data, context)
-        face = await self._face(request.name, request.version, context)
+    async def _model_ready(self, data: bytes) -> bytes:
+        request = _read(messages.ModelReadyRequest, data)
+        face = self._face(request.name, request.version)
         return _bytes(messages.ModelReadyResponse(ready=face.route.ready))
 
-    async def _model_metadata(self, data: bytes, context: Any) -> bytes:
-        request = await _read(messages.ModelMetadataRequest, data, context)
+    async def _model_metadata(self, data: bytes) -> bytes:
+        request = _read(messages.ModelMetadataRequest, data)
         control = self._control
         if control is not None and self._faces.of(request.name) is None:
             found = await called(self._threads, lambda: control.metadata(request.name))
-            if isinstance(found, Problem):
-                await refuse(context, found)
             face = Face(found.as_route())
         else:
-            face = await self._face(request.name, request.version, context)
+            face = self._face(request.name, request.version)
         return _bytes(messages.ModelMetadataResponse(**face.metadata()))
 
-    async def _model_config(self, data: bytes, context: Any) -> bytes:
-        request = await _read(messages.ModelConfigRequest, data, context)
-        face = await self._face(request.name, request.version, context)
+    async def _model_config(self, data: bytes) -> bytes:
+        request = _read(messages.ModelConfigRequest, data)
+        face = self._face(request.name, request.version)
         return _bytes(messages.ModelConfigResponse(config=messages.ModelConfig(**face.config())))
 
-    async def _face(self, name: str, version: str, context: Any) -> Face:
+    def _face(self, name: str, version: str) -> Face:
         try:
             return reading.face_of(self._faces, self._routes, name, version)
         except Invalid as error:
-            await refuse(context, Problem(error.status, error.message))
+            raise Refusal(Problem(error.status, error.message)) from None
 
     # The repository.
 
-    async def _index(self, data: bytes, context: Any) -> bytes:
-        request = await _read(messages.RepositoryIndexRequest, data, context)
-        found: list[Servable] | Problem = (
+    async def _index(self, data: bytes) -> bytes:
+        request = _read(messages.RepositoryIndexRequest, data)
+        found: list[Servable] = (
             indexed(self._routes) if self._control is None else await called(self._threads, self._control.index)
         )
-        if isinstance(found, Problem):
-            await refuse(context, found)
         rows = [each.row() for each in found if each.ready or not request.ready]
         return _bytes(messages.RepositoryIndexResponse(models=rows))
 
-    async def _load(self, data: bytes, context: Any) -> bytes:
-        request = await _read(messages.RepositoryModelLoadRequest, data, context)
-        await self._change("load", request, context)
+    async def _load(self, data: bytes) -> bytes:
+        request = _read(messages.RepositoryModelLoadRequest, data)
+        await self._change("load", request)
         return _bytes(messages.RepositoryModelLoadResponse())
 
-    async def _unload(self, data: bytes, context: Any) -> bytes:
-        request = await _read(messages.RepositoryModelUnloadRequest, data, context)
-        await self._change("unload", request, context)
+    async def _unload(self, data: bytes) -> bytes:
+        request = _read(messages.RepositoryModelUnloadRequest, data)
+        await self._change("unload", request)
         return _bytes(messages.RepositoryModelUnloadResponse())
 
-    async def _change(self, verb: str, request: Any, context: Any) -> None:
+    async def _change(self, verb: str, request: Any) -> None:
         for name, parameter in request.parameters.items():
             if name != "unload_dependents" or parameter.bool_param:
                 message = f"The parameter '{name[:80]}' of a {verb} is not understood; a model is served as deployed."
-                await refuse(context, Problem(400, message))
+                raise Refusal(Problem(400, message))
         control = self._control
         if control is None:
-            await refuse(context, Problem(400, not_mounted(verb)))
+            raise Refusal(Problem(400, not_mounted(verb)))
         name = request.model_name
         change = control.load if verb == "load" else control.unload
-        found = await called(self._threads, lambda: change(name))
-        if isinstance(found, Problem):
-            await refuse(context, found)
+        await called(self._threads, lambda: change(name))
 
 
-async def _read(kind: Any, data: bytes, context: Any) -> Any:
+def _read(kind: Any, data: bytes) -> Any:
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         return kind.FromString(data)
     except DecodeError:
-        await refuse(context, Problem(400, f"This is not a {kind.DESCRIPTOR.name}."))
+        raise Refusal(Problem(400, f"This is not a {kind.DESCRIPTOR.name}.")) from None
 
 
 def _bytes(message: Any) -> bytes:

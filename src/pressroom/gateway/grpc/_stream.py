@@ -6,15 +6,13 @@ wait, and nothing but what they have sent already is held here.
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
-from typing import TYPE_CHECKING, Any
-
-import grpc  # type: ignore[import-untyped]
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pressroom.gateway.asking import Asked, Asker
 from pressroom.gateway.grpc import _reading as reading
 from pressroom.gateway.grpc import _wire as wire
+from pressroom.gateway.grpc._call import Call
 from pressroom.gateway.grpc._calls import Found, Whole
 from pressroom.gateway.problems import Problem
 from pressroom.gateway.protocols._v2_answers import Answer, Stream, answer
@@ -28,76 +26,70 @@ if TYPE_CHECKING:
 _DOOR = "v2.grpc.stream"
 # Requests of one call at once; the next one is read when one of them has ended.
 _AT_ONCE = 64
-_GONE_S = 5.0
-# Responses that may wait for the reader before the engines have to, and when those may go on.
-_HIGH, _LOW = 64, 16
 
 
 class Session:
-    """One call."""
+    """The handler of one call. `over` is told of its end."""
 
-    def __init__(self, asker: Asker, routes: RouteTable, faces: Faces) -> None:
+    def __init__(
+        self, call: Call, asker: Asker, routes: RouteTable, faces: Faces, over: Callable[[Session], None]
+    ) -> None:
+        self._call = call
         self._asker = asker
         self._routes = routes
         self._faces = faces
-        self._out: deque[bytes] = deque()
+        self._over = over
         self._running: dict[object, Asked | None] = {}
-        self._changed = asyncio.Event()
-        self._room = asyncio.Event()
         self._no_more = False
-        self._paused = False
+        self._slow = False
 
-    async def serve(self, context: Any) -> None:
-        """Answer until there is nothing more to answer, or the client leaves."""
-        reader = asyncio.get_running_loop().create_task(self._read(context))
-        try:
-            while await self._something():
-                await context.write(self._out.popleft())
-                if self._paused and len(self._out) <= _LOW:
-                    self._pause(False)
-            if reader.done():
-                reader.result()  # what made it end early is this call's error
-        except grpc.aio.InternalError:
-            # A write failed: the client is gone. gRPC cancels this call as soon as it knows, and would log an error if
-            # it ended before that.
-            self.cancel()
-            await asyncio.sleep(_GONE_S)
-        finally:
-            reader.cancel()
-            self.cancel()
+    # What the call says.
 
-    def stop(self) -> None:
-        """Take no more requests; what runs may end."""
+    def message(self, data: bytes) -> None:
+        if not self._no_more:
+            self._take(data)
+            if len(self._running) >= _AT_ONCE:
+                self._call.pause()
+
+    def no_more(self) -> None:
         self._no_more = True
-        self._changed.set()
+        self._end_if_done()
 
-    def cancel(self) -> None:
+    def gone(self) -> None:
         running, self._running = self._running, {}
         for asked in running.values():
             if asked is not None:
                 asked.cancel()
+        self._over(self)
 
-    async def _something(self) -> bool:
-        """Wait for the next response; False where there will be none."""
-        while not self._out:
-            if self._no_more and not self._running:
-                return False
-            self._changed.clear()
-            await self._changed.wait()
-        return True
+    def slow(self) -> None:
+        self._slow = True
+        self._call.pause()  # what asks for more answers waits, too
+        for asked in list(self._running.values()):
+            if asked is not None:
+                asked.pause()
 
-    async def _read(self, context: Any) -> None:
-        try:
-            while not self._no_more:
-                while len(self._running) >= _AT_ONCE or len(self._out) >= _HIGH:
-                    self._room.clear()
-                    await self._room.wait()
-                data = await context.read()
-                if data is grpc.aio.EOF:
-                    break
-                self._take(data)
-        finally:
-            self.stop()
+    def ready(self) -> None:
+        self._slow = False
+        for asked in list(self._running.values()):
+            if asked is not None:
+                asked.resume()
+        self._go_on()
+
+    # What the server says.
+
+    def stop(self) -> None:
+        """Take no more requests; what runs may end."""
+        self.no_more()
+
+    def _go_on(self) -> None:
+        if not self._slow and len(self._running) < _AT_ONCE:
+            self._call.resume()
+
+    def _end_if_done(self) -> None:
+        if self._no_more and not self._running:
+            self._call.end()
+            self._over(self)
 
     def _take(self, data: bytes) -> None:
         id = ""
@@ -118,12 +110,12 @@ class Session:
         key = object()
 
         def done(found: Found) -> None:
-            self.ended(key)
             self.send(
                 wire.refusal(found.message, job.id or "", face=job.face)
                 if isinstance(found, Problem)
                 else wire.last(job, found, raw=raw)
             )
+            self.ended(key)
 
         self._running[key] = None
         asked = Whole(job, done).ask(self._asker, _DOOR)
@@ -141,7 +133,7 @@ class Session:
     def began(self, key: object, asked: Asked) -> None:
         if key in self._running:
             self._running[key] = asked
-            if self._paused:
+            if self._slow:
                 asked.pause()
 
     def running(self, key: object) -> Asked | None:
@@ -149,30 +141,16 @@ class Session:
 
     def ended(self, key: object) -> None:
         self._running.pop(key, None)
-        self._room.set()
-        self._changed.set()
+        self._go_on()
+        self._end_if_done()
 
     def send(self, data: bytes) -> None:
-        self._out.append(data)
-        self._changed.set()
-        if not self._paused and len(self._out) >= _HIGH:
-            self._pause(True)
+        self._call.send(data)
 
     def hold(self, asked: Asked) -> None:
         """A stream begins: it waits where the others do."""
-        if self._paused:
+        if self._slow:
             asked.pause()
-
-    def _pause(self, paused: bool) -> None:
-        self._paused = paused
-        for asked in list(self._running.values()):
-            if asked is not None:
-                if paused:
-                    asked.pause()
-                else:
-                    asked.resume()
-        if not paused:
-            self._room.set()
 
 
 class _Streamed:
