@@ -9,7 +9,7 @@ from typing import Any
 _WIDTH, _HEIGHT = 760, 420
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 120, 78, 64
 _COLOURS = {"auto": "#2563a8", "llamacpp": "#b45309", "vllm": "#4d7c0f"}
-_NAMES = {"auto": "auto, through the gateway", "llamacpp": "llama.cpp alone", "vllm": "vLLM alone"}
+_NAMES = {"auto": "auto, through the gateway", "llamacpp": "llama.cpp, asked directly", "vllm": "vLLM, asked directly"}
 _INK, _FAINT, _GRID = "#1f2933", "#697586", "#e3e8ef"
 _FONT = "font-family='system-ui, -apple-system, Segoe UI, sans-serif'"
 

@@ -147,6 +147,76 @@ def test_what_is_broken_after_a_good_request_does_not_cost_it_its_answer(echo: E
         assert client.rest() == b""
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 23\r\n\r\n" + b'{"model":"m","prompt":1',
+        b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        b"GET / HTTP/1.0\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n",
+        b"\r\nGET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET http://localhost/nowhere HTTP/1.1\r\nHost: elsewhere\r\n\r\n",
+        b"POST /x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        b"GET /x HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        b"HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+    ],
+)
+def test_the_same_bytes_again_get_the_same_answer(gateway: GatewayThread, data: bytes) -> None:
+    """Also where the head is known by then; and one byte more or less is another request."""
+
+    def answers() -> list[object]:
+        found: list[object] = []
+        with Client(gateway.port) as client:
+            for _ in range(3):
+                try:
+                    client.send(data)
+                    status, headers, body = client.response(body=not data.startswith(b"HEAD"))
+                except (ConnectionError, AssertionError):
+                    break
+                found.append((status, sorted(headers.keys()), body))
+        return found
+
+    first = answers()
+    assert first and answers() == first
+    assert all(each == first[0] for each in first)
+
+
+def test_a_head_that_is_known_with_another_body(echo: Echoes) -> None:
+    with GatewayThread(route_to(echo().port)) as gateway, Client(gateway.port) as client:
+
+        def body(text: str) -> bytes:
+            return json.dumps({"model": "m", "prompt": text, "max_tokens": 5}).encode()
+
+        def text() -> str:
+            status, _, found = client.response()
+            assert status == 200
+            return str(json.loads(found)["choices"][0]["text"])
+
+        one, two = body("one one"), body("two two")
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(one)
+        for sent, said in ((one, "one one"), (two, "two two"), (one, "one one")):
+            client.send(head + sent)
+            assert text() == said
+        client.send(head + one[:7])  # not all of it at once
+        client.send(one[7:])
+        assert text() == "one one"
+        client.send(head + one + head + two)  # and two at once
+        assert [text(), text()] == ["one one", "two two"]
+        client.send(head)
+        client.send(two + head + one[:9])
+        assert text() == "two two"
+        client.send(one[9:])
+        assert text() == "one one"
+
+
+def test_only_so_many_heads_are_remembered(gateway: GatewayThread) -> None:
+    with Client(gateway.port) as client:
+        for number in range(600):
+            client.send(b"GET /%d HTTP/1.1\r\nHost: localhost\r\nX: %b\r\n\r\n" % (number, b"y" * (number * 5)))
+            assert client.response()[0] == 404
+
+
 def test_http_1_0(echo: Echoes) -> None:
     with GatewayThread(route_to(echo().port)) as gateway:
         with Client(gateway.port) as client:

@@ -13,11 +13,11 @@ from collections import deque
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Protocol, cast
-from urllib.parse import unquote_to_bytes
 
 import httptools
 
 from pressroom.gateway._descriptors import connections_allowed
+from pressroom.gateway._http_request import Heads, Request
 from pressroom.gateway._incoming import Incoming
 
 _log = logging.getLogger(__name__)
@@ -42,33 +42,8 @@ _HELD_AT_LEAST = 256 << 20
 # Below this a copy costs less than a second buffer does on its way through the event loop.
 _JOINED = 65_536
 _NEVER = float("inf")
-
 _STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _LAST_CHUNK = b"0\r\n\r\n"
-
-
-class Request:
-    """A request as it came. Names of headers are in lower case; `path` has no query and is not decoded."""
-
-    __slots__ = ("body", "headers", "held", "incoming", "keep_alive", "method", "path", "target", "version")
-
-    def __init__(self, target: bytes) -> None:
-        self.target = target
-        self.path = b""
-        self.method = b""
-        self.version = "1.1"
-        self.headers: dict[bytes, bytes] = {}
-        self.body = b""
-        self.keep_alive = True
-        #: Bytes that its body takes of what the listener allows to all.
-        self.held = 0
-        #: Of a request under one of the listener's `streamed` prefixes: its body, which is still coming.
-        self.incoming: Incoming | None = None
-
-    @property
-    def decoded_path(self) -> str:
-        """The path with its percent escapes resolved."""
-        return unquote_to_bytes(self.path).decode(errors="replace")
 
 
 class Exchange(Protocol):
@@ -111,6 +86,7 @@ class Listener:
         self.held = 0
         self.held_limit = max(_HELD_AT_LEAST, _LARGEST_AT_ONCE * body_limit)
         self.streamed = streamed
+        self.heads = Heads()
         self._most_connections = connections_allowed()
         self.connections: set[HttpConnection] = set()
         self.stopping = False
@@ -224,6 +200,13 @@ class HttpConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._discarding:
             return
+        whole = self._request is None and self._current is None and not self._waiting
+        if whole:
+            request = self._listener.heads.known(data)
+            if request is not None:
+                self._waiting.append(request)
+                self._next()
+                return
         if not self._head_done:
             self._head_bytes += len(data)
         elif self._request is not None:
@@ -243,6 +226,8 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(status or 400, message or f"This is not a valid HTTP/1.1 request: {error}.")
             return
         if self._waiting:
+            if whole and self._request is None and len(self._waiting) == 1:
+                self._listener.heads.remember(data, self._waiting[0])
             self._next()
         elif self._request is not None:
             if self._unframed > HEAD_LIMIT:

@@ -24,7 +24,8 @@ from pressroom.kernel import PressroomError
 from pressroom.registry.hub.base import Answer, HubRequest, HubService, Later, Sink
 
 if TYPE_CHECKING:
-    from pressroom.gateway._http_server import HttpConnection, Request
+    from pressroom.gateway._http_request import Request
+    from pressroom.gateway._http_server import HttpConnection
     from pressroom.gateway.metrics import HubSeries
 
 _log = logging.getLogger(__name__)

@@ -21,7 +21,8 @@ from pressroom.gateway.protocols._v2_writing import Binary, GeneratedEvents, Ten
 from pressroom.gateway.routes import RouteTable
 
 if TYPE_CHECKING:
-    from pressroom.gateway._http_server import HttpConnection, Request
+    from pressroom.gateway._http_request import Request
+    from pressroom.gateway._http_server import HttpConnection
 
 T = TypeVar("T")
 

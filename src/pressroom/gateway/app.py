@@ -11,7 +11,8 @@ import orjson
 
 from pressroom import __version__
 from pressroom.gateway._generation import Generation, House, no_model
-from pressroom.gateway._http_server import HttpConnection, Request
+from pressroom.gateway._http_request import Request
+from pressroom.gateway._http_server import HttpConnection
 from pressroom.gateway._hub import STREAMED, HubDoor
 from pressroom.gateway._origin import OriginGuard
 from pressroom.gateway._receivers import HttpReceiver, Reshaping, completion_logprobs, usage_apart

@@ -12,7 +12,8 @@ from typing import Any
 import openai
 
 from pressroom.gateway import Route
-from pressroom.gateway._http_server import HttpConnection, Request
+from pressroom.gateway._http_request import Request
+from pressroom.gateway._http_server import HttpConnection
 from pressroom.gateway.batches import BatchDoor
 from pressroom.kernel import Workspace
 from pressroom.testing.gateway import GatewayThread

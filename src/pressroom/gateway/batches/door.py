@@ -28,7 +28,8 @@ from pressroom.kernel import LockedError, Workspace
 from pressroom.registry.hub.base import Answer
 
 if TYPE_CHECKING:
-    from pressroom.gateway._http_server import HttpConnection, Request
+    from pressroom.gateway._http_request import Request
+    from pressroom.gateway._http_server import HttpConnection
 
 _log = logging.getLogger(__name__)
 
