@@ -31,7 +31,7 @@ def main() -> None:
 
         weights = Registry(workspace).materialise(version)
         spec = EngineSpec(name=version.name, model=weights, context=1024, slots=1)
-        best, *_ = engines_for(workspace, version.metadata["format"])  # those that load it and run here
+        best, *_ = engines_for(workspace, version.format)  # those that load it and run here
         engine = create(best, spec)
         try:
             text = complete(engine.start().url, "The printing press was invented by", tokens=12)

@@ -57,14 +57,14 @@ def _engine(workspace: Workspace, version: Version) -> str:
 
     if workspace.settings.engine != "auto":
         return workspace.settings.engine
-    return next(iter(engines_for(workspace, str(version.metadata.get("format", "gguf")))), "llamacpp")
+    return next(iter(engines_for(workspace, version.format)), "llamacpp")
 
 
 def _parent(registry: Registry, version: Version) -> tuple[Path, str] | None:
     """The weights of the parent and its name, where the divergence from it can be measured."""
-    if version.parent is None or version.metadata.get("format") != "gguf":
+    if version.parent is None or version.format != "gguf":
         return None
     named = [each for each in registry.list() if each.digest == version.parent]
-    if not named or named[0].metadata.get("format") != "gguf" or not registry.holds(named[0]):
+    if not named or named[0].format != "gguf" or not registry.holds(named[0]):
         return None
     return registry.materialise(named[0]), f"{named[0].name}:{named[0].number}"

@@ -171,7 +171,7 @@ def log_file(logs: Path, name: str, label: str = "") -> Path:
 
 def check_format(version: Version, engine: str, kind: type[Engine]) -> None:
     """Raise CapabilityError where an engine does not load this kind of weights."""
-    found = str(version.metadata.get("format", version.kind))
+    found = version.format
     if kind.formats and found not in kind.formats:
         raise CapabilityError(
             f"the engine {engine!r} cannot run {version.name}:{version.number}: its format is {found}",

@@ -103,7 +103,7 @@ def _variants(workspace: Workspace, registry: Registry, version: Version, also: 
     found = False
     others = [registry.get(ref) for ref in also] if also else _family(registry, version)
     for each in (version, *others):
-        form = str(each.metadata.get("format", each.kind))
+        form = each.format
         usable = engines_for(workspace, form)
         if not usable and (each is version or also):
             raise _no_engine(workspace, each, form)
@@ -130,7 +130,7 @@ def _family(registry: Registry, version: Version) -> list[Version]:
     return [
         each
         for each in registry.list()
-        if each.metadata.get("format") != version.metadata.get("format")
+        if each.format != version.format
         and (
             (each.parent == version.digest and each.kind in _OTHER_FORMS)
             or (version.parent == each.digest and version.kind in _OTHER_FORMS)

@@ -50,7 +50,7 @@ def measure(
     if parent is not None:
         wanted |= {"kl_mean", "kl_stderr"} - set(known)
     if wanted:
-        if str(version.metadata.get("format", "gguf")) != "gguf":
+        if version.format != "gguf":
             workspace.events.emit(Note("perplexity is not measured: only GGUF weights can be scored so far"))
         else:
             for figure in _perplexity_figures(workspace, model, text, text_ref, config, machine, parent):
@@ -58,7 +58,7 @@ def measure(
                     yield figure
     wanted = {"ttft_ms", "peak_memory_bytes", *(f"tokens_per_second_{n}" for n in _CLIENTS)} - set(known)
     kind = engine_class(engine)
-    found = str(version.metadata.get("format", "gguf"))
+    found = version.format
     if wanted and kind.elsewhere:
         workspace.events.emit(Note("speed and memory are not measured: it runs at a vendor, where asking costs"))
     elif wanted and kind.formats and found not in kind.formats:

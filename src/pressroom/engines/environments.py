@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,8 @@ _LOCK = "engine-vllm"
 _RECORD = "pressroom.json"
 _STEPS = 5
 _KEPT_LINES = 15
+# What the import of a package may take, from a cold disk.
+_IMPORT_S = 300.0
 # What vLLM asks for beside PyTorch and does not need for text; builds for another PyTorch than the one that is there
 # fail when they are imported, and vLLM with them.
 _DOUBTFUL = ("torchvision", "torchaudio", "torchcodec")
@@ -211,7 +214,11 @@ class _Installation:
     def _imports(self, name: str) -> bool:
         """Whether the package is not there, or can be imported."""
         code = f"import importlib.util, sys\nif importlib.util.find_spec({name!r}): import {name}"
-        return subprocess.run([str(self._python), "-I", "-c", code], capture_output=True, check=False).returncode == 0
+        command = [str(self._python), "-I", "-c", code]
+        try:
+            return subprocess.run(command, capture_output=True, check=False, timeout=_IMPORT_S).returncode == 0
+        except subprocess.TimeoutExpired:
+            return False
 
     def _step(self, what: str) -> None:
         if what:
@@ -230,6 +237,7 @@ class _Installation:
             text=True,
             errors="replace",
             env=_variables(os.environ),
+            start_new_session=True,  # so that what it starts ends with it
         )
         try:
             assert process.stdout is not None
@@ -241,7 +249,7 @@ class _Installation:
             status = process.wait()
         finally:
             if process.poll() is None:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
             if process.stdout is not None:
                 process.stdout.close()

@@ -122,7 +122,7 @@ class Reshaping:
             if found != _sse.DONE and any(mark in found for mark in self._marks):
                 out += [_sse.event(value) for value in self._reshape(orjson.loads(found))]
             else:
-                out.append(b"data: " + found + b"\n\n")
+                out.append(_sse.framed(found))
         if out:
             self._receiver.data(b"".join(out))
 

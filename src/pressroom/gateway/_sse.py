@@ -44,7 +44,12 @@ class Events:
 
 def event(value: Any) -> bytes:
     """`value` as an event."""
-    return b"data: " + orjson.dumps(value) + _END
+    return framed(orjson.dumps(value))
+
+
+def framed(data: bytes) -> bytes:
+    """JSON as an event."""
+    return b"data: " + data + _END
 
 
 LAST = b"data: " + DONE + _END

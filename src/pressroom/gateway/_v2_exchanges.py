@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from pressroom.gateway import _sse
+from pressroom.gateway import _v2_whole as _whole
 from pressroom.gateway.asking import Asked, Asker
 from pressroom.gateway.problems import Problem, server_error
 from pressroom.gateway.protocols import _v2_writing as writing
-from pressroom.gateway.protocols._v2_answers import Answer, Embeddings, Stream, answer, embeddings
-from pressroom.gateway.protocols._v2_gather import Gathering
+from pressroom.gateway.protocols._v2_answers import Answer, Embeddings, Stream, answer
 from pressroom.gateway.protocols._v2_writing import Events
 
 if TYPE_CHECKING:
@@ -81,40 +82,13 @@ class Whole(_Exchange):
     def start(self, asker: Asker, door: str) -> None:
         """Ask. The answer may be out when this returns."""
         self._connection.hold(self)
-        job = self._job
-        if len(job.fields) == 1:
-            self.asked = asker.ask(job.fields[0], job.endpoint, self, door=door)
-            return
-        gathering = Gathering(asker, job, door=door, done=self._gathered, failed=self.failed)
-        self.asked = gathering
-        gathering.start()
+        self.asked = _whole.Whole(self._job, self._answered).ask(asker, door)
 
-    def whole(self, body: bytes, route: Route) -> None:
-        job = self._job
-        found = embeddings(body, len(job.fields[0]["input"])) if job.embeds else answer(body)
+    def _answered(self, found: _whole.Found) -> None:
         if isinstance(found, Problem):
             self.failed(found)
         else:
-            self._send(found if isinstance(found, Embeddings) else [found])
-
-    def begin(self, route: Route) -> None:
-        raise AssertionError("nothing here asks for a stream")
-
-    def data(self, data: bytes) -> None:
-        raise AssertionError("nothing here asks for a stream")
-
-    def end(self) -> None:
-        raise AssertionError("nothing here asks for a stream")
-
-    def _gathered(self, bodies: list[bytes]) -> None:
-        answers: list[Answer] = []
-        for body in bodies:
-            found = answer(body)
-            if isinstance(found, Problem):
-                self.failed(found)
-                return
-            answers.append(found)
-        self._send(answers)
+            self._send(found)
 
     def _send(self, answers: list[Answer] | Embeddings) -> None:
         job, connection = self._job, self._connection
@@ -188,7 +162,7 @@ class Streamed(_Exchange):
         if self._over:
             return
         if self._begun:
-            self._finish(b"data: " + error(problem) + b"\n\n")
+            self._finish(_sse.framed(error(problem)))
         else:
             self._over = True
             super().failed(problem)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import orjson
 
+from pressroom.gateway._sse import framed
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -36,7 +38,7 @@ class Problem:
 
     def event(self) -> bytes:
         """It as an event of a stream that has begun."""
-        return b"data: " + self.body() + b"\n\n"
+        return framed(self.body())
 
 
 def server_error(status: int, message: str, *, code: str | None = None, retry_after_s: int | None = None) -> Problem:

@@ -79,6 +79,11 @@ class Version:
         """Bytes of all its files."""
         return sum(entry.size for entry in self.files)
 
+    @property
+    def format(self) -> str:
+        """What its files are: `gguf`, `safetensors`, `remote`, …; of what has no such, its kind."""
+        return str(self.metadata.get("format", self.kind))
+
     def figure(self, name: str) -> Figure | None:
         """The figure called `name`, or None where it was not measured."""
         return next((figure for figure in self.sheet if figure.name == name), None)

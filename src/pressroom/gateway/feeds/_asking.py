@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from pressroom.gateway import _sse
 from pressroom.gateway._response import Head, ResponseParser
 from pressroom.gateway.feeds._requests import Request
 from pressroom.gateway.upstream import Call, EngineConnection, Failure, Upstream
@@ -159,23 +160,23 @@ class Exchange(Call):
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         """The records of a stream as they come, up to `[DONE]`. Raises Lost where it ends before that."""
-        rest = b""
+        events = _sse.Events()
         while True:
             while not self._pieces:
                 if self._ended:
                     raise Lost("the stream of the answer ended too early", reached=True)
                 await self._wait()
-            rest += b"".join(self._pieces)
+            came = b"".join(self._pieces)
             self._pieces.clear()
             self._size = 0
             if self.connection is not None:
                 self.connection.resume()
-            *whole, rest = rest.split(b"\n\n")
-            if len(rest) > _ANSWER_LIMIT:
-                raise Lost(f"an event of its answer is over {_ANSWER_LIMIT} bytes", reached=True)
-            for event in whole:
-                data = event.removeprefix(b"data:").strip()
-                if data == b"[DONE]":
+            try:
+                whole = events.feed(came)
+            except ValueError as error:
+                raise Lost(f"its answer cannot be read: {error}", reached=True) from None
+            for data in whole:
+                if data == _sse.DONE:
                     return
                 try:
                     record = orjson.loads(data)

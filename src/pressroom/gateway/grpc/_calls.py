@@ -6,24 +6,16 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from pressroom.gateway.asking import Asked, Asker
 from pressroom.gateway.control import ControlThreads
 from pressroom.gateway.grpc._call import Call
 from pressroom.gateway.grpc._heads import Code
 from pressroom.gateway.problems import Problem
-from pressroom.gateway.protocols._v2_answers import Answer, Embeddings, answer, embeddings
-from pressroom.gateway.protocols._v2_gather import Gathering
-
-if TYPE_CHECKING:
-    from pressroom.gateway.protocols._v2_requests import Job
-    from pressroom.gateway.routes import Route
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Found = list[Answer] | Embeddings | Problem
 
 _CODES = {
     400: Code.INVALID_ARGUMENT,
@@ -179,52 +171,6 @@ class Conversation:
     def ready(self) -> None:
         self._free = True
         self._changed.set()
-
-
-class Whole:
-    """The Receiver of the whole answer to a job: `then` gets it, or what went wrong, once."""
-
-    __slots__ = ("_job", "_then")
-
-    def __init__(self, job: Job, then: Callable[[Found], None]) -> None:
-        self._job = job
-        self._then = then
-
-    def ask(self, asker: Asker, door: str) -> Asked:
-        """Ask for all of it. `then` may be called before this returns."""
-        job = self._job
-        if len(job.fields) == 1:
-            return asker.ask(job.fields[0], job.endpoint, self, door=door)
-        gathering = Gathering(asker, job, door=door, done=self._gathered, failed=self.failed)
-        gathering.start()
-        return gathering
-
-    def whole(self, body: bytes, route: Route) -> None:
-        job = self._job
-        found = embeddings(body, len(job.fields[0]["input"])) if job.embeds else answer(body)
-        self._then([found] if isinstance(found, Answer) else found)
-
-    def failed(self, problem: Problem) -> None:
-        self._then(problem)
-
-    def begin(self, route: Route) -> None:
-        raise AssertionError("nothing here asks for a stream")
-
-    def data(self, data: bytes) -> None:
-        raise AssertionError("nothing here asks for a stream")
-
-    def end(self) -> None:
-        raise AssertionError("nothing here asks for a stream")
-
-    def _gathered(self, bodies: list[bytes]) -> None:
-        answers: list[Answer] = []
-        for body in bodies:
-            found = answer(body)
-            if isinstance(found, Problem):
-                self._then(found)
-                return
-            answers.append(found)
-        self._then(answers)
 
 
 async def called(threads: ControlThreads, call: Callable[[], T]) -> T:

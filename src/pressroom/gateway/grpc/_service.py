@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from pressroom import __version__
+from pressroom.gateway._v2_whole import Found, Whole
 from pressroom.gateway.asking import Asked, Asker
 from pressroom.gateway.control import ControlThreads, ModelControl, Servable, indexed, not_mounted
 from pressroom.gateway.grpc import _reading as reading
 from pressroom.gateway.grpc import _wire as wire
 from pressroom.gateway.grpc import inference_pb2 as messages
 from pressroom.gateway.grpc._call import Call
-from pressroom.gateway.grpc._calls import Found, Refusal, Unary, Whole, by_coroutine, called, refuse
+from pressroom.gateway.grpc._calls import Refusal, Unary, by_coroutine, called, refuse
 from pressroom.gateway.grpc._door import Method
 from pressroom.gateway.grpc._stream import Session
 from pressroom.gateway.problems import Problem

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pressroom.gateway._v2_whole import Found, Whole
 from pressroom.gateway.asking import Asked, Asker
 from pressroom.gateway.grpc import _reading as reading
 from pressroom.gateway.grpc import _wire as wire
 from pressroom.gateway.grpc._call import Call
-from pressroom.gateway.grpc._calls import Found, Whole
 from pressroom.gateway.problems import Problem
 from pressroom.gateway.protocols._v2_answers import Answer, Stream, answer
 from pressroom.gateway.protocols._v2_models import Faces

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import orjson
 
+from pressroom.gateway import _sse
 from pressroom.gateway.protocols._v2_answers import Answer, Embeddings
 from pressroom.gateway.protocols._v2_models import TEXT_OUTPUTS
 from pressroom.gateway.protocols._v2_requests import Job
@@ -145,7 +146,7 @@ class GeneratedEvents:
         return b'data: {"text_output":' + orjson.dumps(text) + self._rest
 
     def last(self, answer: Answer) -> bytes:
-        return b"data: " + orjson.dumps({**generated(self._job, answer), "done": True}) + b"\n\n"
+        return _sse.event({**generated(self._job, answer), "done": True})
 
 
 class TensorEvents:
@@ -163,7 +164,7 @@ class TensorEvents:
             return b""
         head, _ = written(self._job, [Answer(text, "", {})], self._binary)
         head["outputs"] = [each for each in head["outputs"] if each["name"] == "text_output"]
-        return b"data: " + orjson.dumps(head) + b"\n\n"
+        return _sse.event(head)
 
     def last(self, answer: Answer) -> bytes:
-        return b"data: " + orjson.dumps(written(self._job, [answer], self._binary)[0]) + b"\n\n"
+        return _sse.event(written(self._job, [answer], self._binary)[0])
