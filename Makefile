@@ -107,7 +107,7 @@ $(BIN)/uv: | $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 
 $(LIGHT): $(SOURCES) | $(BIN)/uv
-	@$(INSTALL) --editable .
+	@$(INSTALL) --editable '.[grpc]'
 	@$(COMPILE_OWN)
 	@touch $@
 

@@ -78,6 +78,7 @@ def test_references_without_end_take_no_room() -> None:
         b"\x3f\xe2\x1f",  # a table larger than was offered
         b"\x82\x20",  # the size of the table in the middle of a block
         b"\x00\x84\xff\xff\xff\xff\x00",  # the end of the string within one
+        b"\x00\x85\x07\xff\xff\xff\xff\x00",  # and where it ends in the middle of a byte
         b"\x00\x81\x00\x00",  # padding that is no padding
         b"\x00\x82\x1f\xff\x00",  # more than seven bits of it
     ],

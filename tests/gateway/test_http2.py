@@ -1,14 +1,11 @@
-"""The gRPC door as HTTP/2: another library's client, and clients that do not keep to the protocol."""
+"""The gRPC door as HTTP/2: another library's client, and calls that are refused."""
 
 from __future__ import annotations
 
 import contextlib
 import gzip
-import logging
-import random
 import socket
 import struct
-import time
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -26,86 +23,18 @@ from pressroom.kernel import GatewaySettings
 from pressroom.testing.gateway import GatewayThread
 
 from .engines_and_clients import Echoes, route_to, until
-from .test_grpc_bad_days import PREFACE, all_there_is, channel_to, http2, infer_live, streaming
-from .test_grpc_service import SERVICE, Code, infer, request
-
-HEADERS = [
-    (":method", "POST"),
-    (":scheme", "http"),
-    (":path", f"/{SERVICE}/ModelInfer"),
-    (":authority", "localhost"),
-    ("content-type", "application/grpc"),
-    ("te", "trailers"),
-]
-PROTOCOL, FLOW, CLOSED, SIZE, CALM = 1, 3, 5, 6, 11
-
-
-def message(data: bytes, flag: int = 0) -> bytes:
-    return bytes((flag,)) + struct.pack(">I", len(data)) + data
-
-
-class Http2Client:
-    """A connection with `h2` at its end. Windows are opened as `window` says, and no further."""
-
-    def __init__(self, port: int, window: int = 65_535) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
-        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
-        initial = {h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window}
-        self.h2.local_settings = h2.settings.Settings(client=True, initial_values=initial)
-        self.h2.initiate_connection()
-        self.events: list[Any] = []
-        self.flush()
-
-    def flush(self) -> None:
-        self.socket.sendall(self.h2.data_to_send())
-
-    def call(self, data: bytes, headers: list[tuple[str, str]] = HEADERS, *, end: bool = True) -> int:
-        stream: int = self.h2.get_next_available_stream_id()
-        self.h2.send_headers(stream, headers)
-        while data:
-            room = min(self.h2.local_flow_control_window(stream), self.h2.max_outbound_frame_size)
-            if room == 0:
-                self.read()
-                continue
-            self.h2.send_data(stream, data[:room])
-            data = data[room:]
-            self.flush()
-        if end:
-            self.h2.end_stream(stream)
-        self.flush()
-        return stream
-
-    def read(self) -> list[Any]:
-        data = self.socket.recv(65_536)
-        if not data:
-            raise ConnectionError("closed")
-        found = list(self.h2.receive_data(data))
-        self.events += found
-        self.flush()
-        return found
-
-    def answer(self, stream: int, *, open_windows: int = 0) -> tuple[bytes, dict[str, str]]:
-        """The bytes of an answer, and its trailers. With `open_windows`, so many bytes more are allowed each time."""
-        data, trailers = b"", {}
-        while True:
-            for event in [each for each in self.events if getattr(each, "stream_id", None) == stream]:
-                self.events.remove(event)
-                if isinstance(event, h2.events.DataReceived):
-                    data += event.data
-                elif isinstance(event, h2.events.TrailersReceived | h2.events.ResponseReceived):
-                    trailers |= dict(event.headers)
-                elif isinstance(event, h2.events.StreamEnded):
-                    return data, trailers
-                elif isinstance(event, h2.events.StreamReset):
-                    return data, {"reset": str(int(event.error_code))}
-            if open_windows and self.h2.remote_flow_control_window(stream) == 0:
-                self.h2.increment_flow_control_window(open_windows, stream)
-                self.h2.increment_flow_control_window(open_windows)
-                self.flush()
-            self.read()
-
-    def close(self) -> None:
-        self.socket.close()
+from .http2_client import (
+    HEADERS,
+    PROTOCOL,
+    Http2Client,
+    infer_bytes,
+    message,
+    pseudo,
+    text_of,
+    with_header,
+)
+from .test_grpc_bad_days import PREFACE, http2
+from .test_grpc_service import SERVICE, infer, request
 
 
 @pytest.fixture(scope="module")
@@ -120,17 +49,6 @@ def gateway() -> Iterator[GatewayThread]:
 def client(gateway: GatewayThread) -> Iterator[Http2Client]:
     with contextlib.closing(Http2Client(gateway.grpc_port)) as opened:
         yield opened
-
-
-def infer_bytes(text: bytes = b"hello") -> bytes:
-    data: bytes = request(text).SerializeToString()
-    return data
-
-
-def text_of(data: bytes) -> bytes:
-    assert data[0] == 0 and int.from_bytes(data[1:5], "big") == len(data) - 5
-    found: bytes = messages.ModelInferResponse.FromString(data[5:]).outputs[0].contents.bytes_contents[0]
-    return found
 
 
 # Another library's client.
@@ -226,14 +144,6 @@ def test_trailers_of_a_request_end_it(client: Http2Client) -> None:
 # Calls that are refused.
 
 
-def with_header(name: str, value: str) -> list[tuple[str, str]]:
-    return [each for each in HEADERS if each[0] != name] + [(name, value)]
-
-
-def pseudo(name: str, value: str) -> list[tuple[str, str]]:
-    return [(name, value) if each[0] == name else each for each in HEADERS]
-
-
 @pytest.mark.parametrize(
     ("headers", "status", "says"),
     [
@@ -293,6 +203,32 @@ def test_headers_that_are_malformed(gateway: GatewayThread, headers: list[tuple[
         assert http2(3, struct.pack(">I", PROTOCOL), stream=1) in found and b"hello" in found
 
 
+def test_the_reason_is_cut_to_what_a_client_takes(client: Http2Client) -> None:
+    """A client that puts twenty megabytes into the name of a tensor is told so in a few bytes."""
+    for name in ("a" * (20 << 20), "印" * 3_000, "a" * 20_000):
+        asked = messages.ModelInferRequest(model_name="m")
+        asked.inputs.add(name=name, datatype="INT32", shape=[1]).contents.int_contents.extend([1, 2])
+        _, trailers = client.answer(client.call(message(asked.SerializeToString())), open_windows=1 << 20)
+        assert trailers["grpc-status"] == "3" and "1 elements" in trailers["grpc-message"]
+        asked = messages.ModelInferRequest(model_name=name)
+        _, trailers = client.answer(client.call(message(asked.SerializeToString())))
+        assert trailers["grpc-status"] == "5" and len(trailers["grpc-message"]) < 3_000
+    assert text_of(client.answer(client.call(message(infer_bytes())))[0]) == b"hello"
+
+
+@pytest.mark.parametrize(
+    "method", ["grpc.health.v1.Health/Check", "grpc.health.v1.Health/Watch", f"{SERVICE}/ModelMetadata"]
+)
+def test_garbage_and_too_much_for_methods_that_ask_no_model(
+    client: Http2Client, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, trailers = client.answer(client.call(message(b"\xff\xff"), pseudo(":path", f"/{method}")))
+    assert trailers["grpc-status"] == "3", trailers
+    _, trailers = client.answer(client.call(message(bytes(100_000)), pseudo(":path", f"/{method}")))
+    assert trailers["grpc-status"] == "8" and "what this method takes" in trailers["grpc-message"]
+    assert not caplog.records
+
+
 # Compression.
 
 
@@ -324,166 +260,3 @@ def test_the_usual_client_compresses(gateway: GatewayThread, how: Any) -> None:
     with grpc.insecure_channel(address, compression=how) as channel:
         found = infer(channel, request(b"word " * 1_000))
         assert len(found.outputs[0].contents.bytes_contents[0].split()) == 1_000
-
-
-# Clients that break the protocol.
-
-BLOCK = Encoder().encode(HEADERS)
-CALL = http2(1, BLOCK, flags=4, stream=1)
-
-
-@pytest.mark.parametrize(
-    ("sent", "reason"),
-    [
-        (PREFACE + http2(0, b"x", stream=1), PROTOCOL),  # data of nothing
-        (PREFACE + http2(0, b"x", stream=0), PROTOCOL),
-        (PREFACE + http2(1, BLOCK, flags=4, stream=2), PROTOCOL),  # a stream of the server's
-        (PREFACE + http2(1, BLOCK, flags=4, stream=0), PROTOCOL),
-        (PREFACE + http2(1, BLOCK[:5], stream=1) + http2(6, bytes(8)), PROTOCOL),  # headers that are not continued
-        (PREFACE + http2(9, BLOCK, flags=4, stream=1), PROTOCOL),
-        (PREFACE + CALL + CALL, PROTOCOL),
-        (PREFACE + http2(1, b"\x09" + BLOCK, flags=4 | 8, stream=1)[:17], None),  # a frame that never ends
-        (PREFACE + http2(1, b"\xff" + bytes(9), flags=4 | 8, stream=1), PROTOCOL),  # more padding than frame
-        (PREFACE + http2(1, bytes(3), flags=4 | 32, stream=1), SIZE),
-        (PREFACE + http2(5, bytes(8), flags=4, stream=1), PROTOCOL),  # a push
-        (PREFACE + http2(6, bytes(7)), SIZE),
-        (PREFACE + http2(6, bytes(8), stream=1), PROTOCOL),
-        (PREFACE + http2(4, bytes(5)), SIZE),
-        (PREFACE + http2(4, bytes(6), flags=1), SIZE),
-        (PREFACE + http2(4, b"", stream=1), PROTOCOL),
-        (PREFACE + http2(4, struct.pack(">HI", 4, 1 << 31)), FLOW),
-        (PREFACE + http2(4, struct.pack(">HI", 5, 100)), PROTOCOL),
-        (PREFACE + http2(4, struct.pack(">HI", 2, 2)), PROTOCOL),
-        (PREFACE + http2(3, bytes(4), stream=1), PROTOCOL),  # a reset of nothing
-        (PREFACE + http2(3, bytes(3), stream=1), SIZE),
-        (PREFACE + http2(8, bytes(4)), PROTOCOL),  # a window of nothing
-        (PREFACE + http2(8, struct.pack(">I", (1 << 31) - 1)), FLOW),
-        (PREFACE + http2(8, bytes(3)), SIZE),
-        (PREFACE + http2(8, struct.pack(">I", 1), stream=1), PROTOCOL),
-        (PREFACE + http2(2, bytes(4), stream=1), SIZE),
-        (PREFACE + http2(7, bytes(8), stream=1), PROTOCOL),
-        (PREFACE + http2(0, bytes(16_385), stream=1)[:200], SIZE),  # larger than was offered
-        (PREFACE[:24] + http2(6, bytes(8)), PROTOCOL),  # no settings
-        (PREFACE + http2(1, BLOCK[:1], stream=1) + http2(9, b"", stream=1) * 500, CALM),
-        (PREFACE + http2(1, b"", stream=1) + http2(9, bytes(16_000), stream=1) * 20, CALM),  # headers without end
-        (PREFACE + CALL + http2(0, b"", stream=1) * 1_000, CALM),
-        (PREFACE + http2(4, b"") * 1_000, CALM),
-        (PREFACE + http2(2, bytes(5), stream=1) * 1_000, CALM),
-    ],
-)
-def test_who_breaks_the_protocol_is_sent_away(gateway: GatewayThread, sent: bytes, reason: int | None) -> None:
-    with socket.create_connection(("127.0.0.1", gateway.grpc_port), timeout=30) as connected:
-        with contextlib.suppress(ConnectionError):
-            connected.sendall(sent)
-            if reason is None:
-                connected.shutdown(socket.SHUT_WR)
-        found = all_there_is(connected)
-    if reason is not None:
-        assert found[found.rindex(b"\x07\x00") + 10 :][:4] == struct.pack(">I", reason), found[-80:]
-    with channel_to(gateway) as channel:
-        assert infer_live(channel)
-
-
-def test_more_than_the_windows_allow(gateway: GatewayThread) -> None:
-    path = f"/{SERVICE}/ModelStreamInfer"
-    block = Encoder().encode(pseudo(":path", path))
-    sent = PREFACE + http2(1, block, flags=4, stream=1) + http2(0, b"\0\x01\xff\xff\xff" + bytes(16_000), stream=1)
-    with socket.create_connection(("127.0.0.1", gateway.grpc_port), timeout=30) as connected:
-        # A client that is told to wait, and does not.
-        connected.sendall(sent + http2(0, bytes(16_384), stream=1) * 15)
-        connected.sendall(http2(0, bytes(16_384), stream=1) * 1_200)
-        with contextlib.suppress(ConnectionError):
-            connected.shutdown(socket.SHUT_WR)
-        assert all_there_is(connected)
-    with channel_to(gateway) as channel:
-        assert infer_live(channel)
-
-
-def test_calls_begun_and_cancelled_without_end(echo: Echoes) -> None:
-    """What is known as rapid reset."""
-    engine = echo(delay_s=0.05, tokens=100)
-    with GatewayThread(route_to(engine.port), grpc=True) as gateway, channel_to(gateway) as channel:
-        with socket.create_connection(("127.0.0.1", gateway.grpc_port), timeout=30) as connected:
-            flood = b"".join(
-                http2(1, BLOCK, flags=5, stream=number) + http2(3, struct.pack(">I", 8), stream=number)
-                for number in range(1, 20_000, 2)
-            )
-            with contextlib.suppress(ConnectionError):
-                connected.sendall(PREFACE + flood)
-            found = all_there_is(connected)
-        assert len(found) < 1_000_000
-        assert infer_live(channel)
-        until(lambda: engine.active == 0)
-
-
-def test_more_calls_than_one_connection_may_have(echo: Echoes) -> None:
-    engine = echo(delay_s=0.5, tokens=10_000)
-    with (
-        GatewayThread(route_to(engine.port), grpc=True) as gateway,
-        contextlib.closing(Http2Client(gateway.grpc_port)) as client,
-    ):
-        client.h2.remote_settings.max_concurrent_streams = 10_000  # as if it had not been told
-        path = f"/{SERVICE}/ModelStreamInfer"
-        streams = [client.call(b"", pseudo(":path", path), end=False) for _ in range(1_030)]
-        for stream in streams[1_024:]:
-            assert client.answer(stream)[1] == {"reset": "7"}  # refused: to be tried elsewhere
-        with channel_to(gateway) as channel:
-            assert infer_live(channel)
-
-
-def test_a_client_that_asks_and_never_reads(echo: Echoes) -> None:
-    """Acknowledgements of its pings would pile up."""
-    with GatewayThread(route_to(echo().port), grpc=True) as gateway, channel_to(gateway) as channel:
-        with socket.socket() as connected:
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-            connected.settimeout(30)
-            connected.connect(("127.0.0.1", gateway.grpc_port))
-            connected.sendall(PREFACE)
-            with pytest.raises(ConnectionError):
-                for _ in range(20_000):
-                    connected.sendall(http2(6, bytes(8)) * 150)
-                    time.sleep(0.001)
-        assert infer_live(channel)
-
-
-def test_a_valid_call_with_bytes_changed(gateway: GatewayThread, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever comes, the next client is answered, and nothing is written to the log as a fault of ours."""
-    chance = random.Random(7)
-    valid = PREFACE + CALL + http2(0, message(infer_bytes()), flags=1, stream=1) + http2(8, bytes(3) + b"\x09")
-    for _ in range(300):
-        changed = bytearray(valid)
-        for _ in range(chance.randint(1, 4)):
-            changed[chance.randrange(len(changed))] = chance.randrange(256)
-        cut = changed[: chance.randint(1, len(changed))] if chance.random() < 0.3 else changed
-        with socket.create_connection(("127.0.0.1", gateway.grpc_port), timeout=30) as connected:
-            connected.sendall(cut)
-    with channel_to(gateway) as channel:
-        assert infer_live(channel)
-    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
-
-
-# Conversations.
-
-
-def test_a_stream_takes_a_hundred_requests_in_one_packet(gateway: GatewayThread) -> None:
-    with channel_to(gateway) as channel:
-        requests = iter([request(b"a b c", id=str(number)) for number in range(300)])
-        last = [
-            each
-            for each in streaming(channel, requests)
-            if each.infer_response.parameters["triton_final_response"].bool_param
-        ]
-        assert {each.infer_response.id for each in last} == {str(number) for number in range(300)}
-
-
-def test_a_deadline_passes_while_nothing_is_read(echo: Echoes) -> None:
-    engine = echo(tokens=100_000, text="word", delay_s=0.001)
-    with (
-        GatewayThread(route_to(engine.port), grpc=True) as gateway,
-        contextlib.closing(Http2Client(gateway.grpc_port, 1_000)) as client,
-    ):
-        headers = [*pseudo(":path", f"/{SERVICE}/ModelStreamInfer"), ("grpc-timeout", "300m")]
-        stream = client.call(message(infer_bytes()), headers, end=False)
-        until(lambda: engine.active == 1)
-        until(lambda: engine.cancelled == 1)
-        assert client.answer(stream)[1]["grpc-status"] == str(Code.DEADLINE_EXCEEDED.value[0])

@@ -45,8 +45,9 @@ class Answer:
 
     def figures(self) -> str:
         """One line for people."""
+        cut = " (cut there: --max-tokens)" if self.finish_reason == "length" else ""
         return (
-            f"{self.completion_tokens} tokens, {self.tokens_per_second:.1f} tokens/s, "
+            f"{self.completion_tokens} tokens{cut}, {self.tokens_per_second:.1f} tokens/s, "
             f"first token after {self.ttft_s * 1000:.0f} ms"
         )
 

@@ -33,6 +33,23 @@ def write_text(path: Path, text: str) -> None:
             partial.unlink()
 
 
+def check_writable(path: Path) -> None:
+    """Say now what `write_text` would say after a long measurement.
+
+    Raises:
+        StoreError: the file cannot be written.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not path.parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise _refused(path, error) from error
+
+
 def _refused(path: Path, error: OSError) -> StoreError:
     folder = path.parent
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

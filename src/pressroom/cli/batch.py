@@ -11,6 +11,7 @@ import click
 from pressroom.cli._output import common, count, human_count, print_json
 from pressroom.cli._progress import ProgressLines, human_seconds
 from pressroom.cli._signals import until_stopped
+from pressroom.cli._types import Number
 from pressroom.cli.talk import gateway_url
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _REASONS_SHOWN = 3
 )
 @click.option("--system", help="System message before the prompts of chat that are not messages.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Most tokens an answer may have, where a line says nothing.")
-@click.option("--temperature", type=click.FloatRange(0, 2), help="Where a line says nothing.")
+@click.option("--temperature", type=Number(0, 2), help="Where a line says nothing.")
 @click.option("--seed", type=int, help="Where a line says nothing.")
 @click.option("--retry-failed", is_flag=True, help="Try those again that failed before.")
 @click.option("--redo-changed", is_flag=True, help="Answer those again whose request has changed since.")
@@ -122,8 +123,10 @@ def _record(summary: Summary) -> dict[str, Any]:
 
 def _show(summary: Summary, *, retry_failed: bool) -> None:
     counts = summary.counts
-    done = summary.total - summary.left
+    done = summary.total - summary.left - summary.failed
     text = f"{summary.out}: {done:,} of {count(summary.total, 'request')} answered"
+    if summary.failed:
+        text += f", {summary.failed:,} failed"
     if summary.before:
         text += f", {summary.before:,} of them before"
     click.echo(text)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pressroom.cli._output import common, print_json, table
+from pressroom.cli._types import MOST, Number
 
 if TYPE_CHECKING:
     from pressroom.gateway.bench import Bench, BenchSettings, Round, Slo, Spread
@@ -51,7 +52,7 @@ def _slo(ctx: click.Context, param: click.Parameter, value: str | None) -> Slo |
     metavar="N,N,…",
     help="How many ask at once; a round for each number.",
 )
-@click.option("--seconds", type=click.FloatRange(0.1, 86_400), help="How long a round takes. [default: 10]")
+@click.option("--seconds", type=Number(0.1, 86_400), help="How long a round takes. [default: 10]")
 @click.option("--requests", type=click.IntRange(1), help="How many requests a round has, instead of --seconds.")
 @click.option(
     "--prompt-tokens", type=click.IntRange(1, 1_000_000), default=128, show_default=True, help="Tokens asked."
@@ -66,7 +67,9 @@ def _slo(ctx: click.Context, param: click.Parameter, value: str | None) -> Slo |
     metavar="ttft=MS,…",
     help="Count requests that keep to it as goodput: ttft=500,tpot=50,e2e=5000.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Other prompts for another number.")
+@click.option(
+    "--seed", type=click.IntRange(0, MOST), help="Ask the prompts of an earlier run again. [default: new ones]"
+)
 @click.option(
     "--svg", is_flag=False, flag_value="", metavar="[FILE]", help="Draw the figures. [default: bench-NAME.svg]"
 )
@@ -82,15 +85,16 @@ def bench(
     no_stream: bool,
     same_prefix: bool,
     slo: Slo | None,
-    seed: int,
+    seed: int | None,
     svg: str | None,
     as_json: bool,
 ) -> None:
     """Load a deployment through the gateway and show what its clients see, for several numbers of clients.
 
-    Each client asks again as soon as it was answered. All prompts differ from their first word on, so that no cache of
-    prompts helps. Ctrl-C shows what was measured so far.
+    Each client asks again as soon as it was answered. All prompts differ from their first word on and from those of
+    other runs, so that no cache of prompts helps. Ctrl-C shows what was measured so far.
     """
+    from pressroom.cli._files import check_writable, write_text
     from pressroom.cli.talk import gateway_url
     from pressroom.gateway.bench import Bench, BenchSettings
     from pressroom.kernel import Workspace
@@ -107,23 +111,25 @@ def bench(
         stream=not no_stream,
         same_prefix=same_prefix,
         slo=slo,
-        seed=seed,
+        **({} if seed is None else {"seed": seed}),
     )
+    drawing = None if svg is None else Path(svg or f"bench-{name.replace('/', '-')}.svg")
+    if drawing is not None:
+        check_writable(drawing)
     url = gateway_url(name)
     with Workspace.open() as workspace:
         rounds = _run(lambda told: Bench(url, name, settings, told=told), workspace, name, quiet=as_json)
-    drawing = None if svg is None else Path(svg or f"bench-{name.replace('/', '-')}.svg")
+    if as_json:
+        print_json(_record(name, settings, rounds, drawing))
+    else:
+        click.secho(_heading(name, settings), bold=True)
+        _tables(rounds)
     if drawing is not None and rounds:
         from pressroom.cli._bench_svg import bench_svg
 
-        drawing.write_text(bench_svg(rounds, heading=_heading(name, settings)), encoding="utf-8")
-    if as_json:
-        print_json(_record(name, settings, rounds, drawing))
-        return
-    click.secho(_heading(name, settings), bold=True)
-    _tables(rounds)
-    if drawing is not None and rounds:
-        click.echo(f"drawn to {drawing}")
+        write_text(drawing, bench_svg(rounds, heading=_heading(name, settings)))
+        if not as_json:
+            click.echo(f"drawn to {drawing}")
 
 
 def _run(make: Any, workspace: Workspace, name: str, *, quiet: bool) -> list[Round]:

@@ -61,7 +61,7 @@ def examine() -> Iterator[Finding]:
         yield Finding(name="workspace", state="fail", found=str(error), todo=error.hint)
         return
     with workspace:
-        checks: tuple[Callable[[Workspace], Finding], ...] = (_workspace, _disk, _database, _network, _server)
+        checks: tuple[Callable[[Workspace], Finding], ...] = (_workspace, _disk, _database, _network, _server, _grpc)
         for check in checks:
             try:
                 yield check(workspace)
@@ -161,3 +161,32 @@ def _server(workspace: Workspace) -> Finding:
     except DeployError as error:
         return Finding(name="server", state="fail", found=error.message, todo=error.hint)
     return Finding(name="server", state="ok", found=f"none runs; {gateway.host}:{gateway.port} is free")
+
+
+def _grpc(workspace: Workspace) -> Finding:
+    from pressroom.deploy import running_server
+    from pressroom.gateway.binding import bind
+    from pressroom.gateway.grpc import missing_library
+    from pressroom.kernel import DeployError
+
+    gateway = workspace.settings.gateway
+    if gateway.grpc_port < 0:
+        return Finding(name="gRPC", state="ok", found="gateway.grpc_port is -1: no gRPC")
+    server = running_server(workspace)
+    if server is not None:
+        if server.grpc:
+            return Finding(name="gRPC", state="ok", found=f"answers at {server.grpc}")
+        return Finding(name="gRPC", state="warn", found=server.grpc_trouble or "the server has no gRPC")
+    missing = missing_library()
+    if missing:
+        return Finding(
+            name="gRPC",
+            state="ok",
+            found=f"not installed ({missing}); REST does without",
+            todo="pip install 'pressroom[grpc]'",
+        )
+    try:
+        bind(gateway.host, gateway.grpc_port, setting="grpc_port").close()
+    except DeployError as error:
+        return Finding(name="gRPC", state="fail", found=error.message, todo=error.hint)
+    return Finding(name="gRPC", state="ok", found=f"{gateway.host}:{gateway.grpc_port} is free")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -66,7 +66,9 @@ def look(workspace: Workspace, name: str) -> Found:
         kind = engine_class(name)
     except PluginError as error:
         return Found(name=name, trouble=f"{error.message}. {error.hint}".strip())
-    can = tuple(f.name for f in fields(kind.capabilities) if getattr(kind.capabilities, f.name))
+    # What is held to a schema calls tools, too: where the engine does not, the gateway tells it of them.
+    told = replace(kind.capabilities, tools=kind.capabilities.tools or kind.capabilities.json_schema)
+    can = tuple(f.name for f in fields(told) if getattr(told, f.name))
     trouble = kind.unusable(workspace)
     return Found(
         name=name,

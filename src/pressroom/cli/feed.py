@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pressroom.cli._output import common, count, print_json
+from pressroom.cli._types import Number
 
 if TYPE_CHECKING:
     from pressroom.gateway.feeds import Address, Broker, Counts, FeedWorker
@@ -46,7 +47,7 @@ _SHOWN_S = 0.5
 )
 @click.option(
     "--ack-wait",
-    type=click.FloatRange(1, 3600),
+    type=Number(1, 3600),
     default=30.0,
     show_default=True,
     help="Seconds until the messages of a worker that was killed go to another.",

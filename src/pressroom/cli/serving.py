@@ -13,6 +13,7 @@ import click
 
 from pressroom.cli._output import common, human_ago, human_bytes, print_json, table
 from pressroom.cli._signals import until_stopped
+from pressroom.cli._types import MOST, Number
 
 if TYPE_CHECKING:
     from pressroom.deploy import Deployment, Observed
@@ -27,13 +28,13 @@ if TYPE_CHECKING:
 @click.option(
     "--idle-stop",
     "idle_stop_s",
-    type=click.FloatRange(0),
+    type=Number(0),
     metavar="SECONDS",
     help="Let it sleep after this long without a request; 0: never.",
 )
-@click.option("--context", type=click.IntRange(0), help="Tokens of context a request may use.")
-@click.option("--slots", type=click.IntRange(1), help="Requests worked on at once.")
-@click.option("--threads", type=click.IntRange(0), help="Threads of the engine.")
+@click.option("--context", type=click.IntRange(0, MOST), help="Tokens of context a request may use.")
+@click.option("--slots", type=click.IntRange(1, 1024), help="Requests worked on at once.")
+@click.option("--threads", type=click.IntRange(0, 1024), help="Threads of the engine.")
 @click.option("--option", "extra", multiple=True, metavar="KEY=VALUE", help="An option of the engine; repeatable.")
 @click.option("--no-wait", is_flag=True, help="Return at once instead of when it answers.")
 @common

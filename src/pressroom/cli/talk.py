@@ -9,14 +9,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pressroom.cli._output import common, print_json
+from pressroom.cli._types import Number
 
 if TYPE_CHECKING:
     from pressroom.cli._client import Answer
 
 _SAMPLING = (
     click.option("--system", help="System message that goes before the question."),
-    click.option("--max-tokens", type=click.IntRange(1), help="Most tokens the answer may have."),
-    click.option("--temperature", type=click.FloatRange(0, 2), help="0 always gives the likeliest answer."),
+    click.option(
+        "--max-tokens",
+        type=click.IntRange(1),
+        default=512,
+        show_default=True,
+        help="Most tokens the answer may have.",
+    ),
+    click.option("--temperature", type=Number(0, 2), help="0 always gives the likeliest answer."),
 )
 
 
@@ -26,7 +33,7 @@ def _sampling(command: Any) -> Any:
     return command
 
 
-@click.command(epilog='Example: press ask smollm2 "What is the capital of France?"')
+@click.command(epilog='Example: press ask smollm2 "Name three primary colors."')
 @click.argument("name")
 @click.argument("question", required=False)
 @_sampling

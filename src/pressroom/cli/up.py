@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -110,8 +111,14 @@ class _Up:
 
     def _serve(self, workspace: Workspace, version: Version, *, question: str, port: int | None, once: bool) -> None:
         from pressroom.deploy import Deployments, Phase, Server, make_wish, running_server, wait_until
+        from pressroom.kernel import DeployError
 
         found = running_server(workspace)
+        if found is not None and port and urlsplit(found.url).port != port:
+            raise DeployError(
+                f"port {port} was asked for, and a server of this workspace runs at {found.url}",
+                hint="Leave --port out, or end that one first: press stop --all",
+            )
         server = None if found else Server(workspace, port=port)
         wish = make_wish(workspace, f"{version.name}:{version.number}")
         try:

@@ -207,7 +207,9 @@ class Reconciler:
         if entry.asleep:
             before = entry.routes[0] if entry.routes else Route(model=wish.name, ref=wish.ref, digest=wish.digest)
             detail = "it is asleep; the next request wakes it"
-            routes = [dataclasses.replace(before, host="", port=0, ready=False, coming=True, detail=detail)]
+            routes = [
+                dataclasses.replace(before, host="", port=0, ready=False, coming=True, asleep=True, detail=detail)
+            ]
             speeds: Mapping[str, Speeds] = {}
         else:
             fleet = entry.live or entry.coming

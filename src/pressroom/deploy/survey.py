@@ -111,6 +111,9 @@ class Surveyor:
         if copy.replica is None or not now.port:
             return
         endpoint = replace(_endpoint(now), capabilities=copy.replica.capabilities)
+        if copy.replica.capabilities is not None and copy.replica.capabilities.embeddings:
+            copy.figures["parity"] = {"verdict": "unchecked", "reason": "embeddings are not compared"}
+            return
         reference, model = None, None
         if engine_class(wish.engine).formats:
             registry = Registry(workspace)

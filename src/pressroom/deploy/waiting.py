@@ -33,8 +33,8 @@ def wait_until(
             last = (seen.phase, seen.detail)
             if on_change is not None:
                 on_change(seen)
-        if seen.phase is phase:
-            return seen
+        if seen.phase is phase or (phase is Phase.READY and seen.phase is Phase.ASLEEP):
+            return seen  # one that sleeps was ready a moment ago, and answers
         if seen.phase is Phase.FAILED:
             raise DeployError(
                 f"{wish.name} ({wish.ref}) did not start: {seen.detail}",

@@ -22,6 +22,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pressroom.engines.options import Known, wrong_option
+from pressroom.kernel import EngineError
+
 if TYPE_CHECKING:
     from pressroom.kernel import Workspace
 
@@ -116,10 +119,18 @@ class Engine(ABC):
     #: Whether the work is done, and charged, by somebody else: then nothing is measured unasked.
     elsewhere: ClassVar[bool] = False
 
-    @classmethod  # noqa: B027  most engines say so when they start
+    #: The options it takes, by name; None where only `check_options` or the started engine knows.
+    options: ClassVar[Known | None] = None
+
+    @classmethod
     def check_options(cls, options: Mapping[str, Any]) -> None:
         """Raise EngineError where these are not options of this engine. Asked before they are written down; the text
         holds no value, because somebody may have put a secret there."""
+        wrong = None
+        if cls.options is not None:
+            wrong = wrong_option(cls.__module__.rpartition(".")[2], options, cls.options)
+        if wrong is not None:
+            raise EngineError(wrong[0], hint=wrong[1])
 
     @classmethod
     def unusable(cls, workspace: Workspace) -> str:

@@ -219,6 +219,10 @@ class Generation(Call, Asked):
     def on_head(self, head: Head) -> None:
         self._head = head
         self._streaming = head.status == 200 and head.content_type.startswith(b"text/event-stream")
+        if self._streaming and not self._fields.get("stream"):
+            self._house.upstream.cancel(self)
+            self.on_failed(Failure.MALFORMED, "it sent a stream, and was asked for an answer in one piece")
+            return
         if self._paused and self.connection is not None:
             self.connection.pause()  # the client was slow before there was anything to hold back
 
@@ -255,7 +259,10 @@ class Generation(Call, Asked):
                 self.on_failed(Failure.CUT, "its stream ended before it was complete")
                 return
             self._leave(200, tail)
-            self._receiver.end()
+            try:
+                self._receiver.end()
+            except _ODD as error:
+                self._receiver.failed(_problem(Failure.MALFORMED, f"its answer cannot be read: {error!r}"))
             return
         answer = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         if head.status == 200:

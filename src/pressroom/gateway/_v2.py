@@ -145,7 +145,7 @@ class V2Door:
 
     def _model_ready(self, connection: HttpConnection, request_id: bytes, face: Face) -> None:
         route = face.route
-        if route.ready:
+        if route.available:
             _json(connection, request_id, {"name": face.name, "ready": True})
             return
         detail = route.detail or "it is starting"

@@ -325,7 +325,7 @@ class Gateway:
         connection.respond(200, b"content-type: %b\r\n" % kind.encode() + request_id, text)
 
     def _every_route_ready(self) -> bool:
-        return all(route.ready for route in self._routes.all())
+        return all(route.available for route in self._routes.all())
 
 
 class _Nobody(Asked):
@@ -354,7 +354,7 @@ def _model(route: Route) -> dict[str, Any]:
         "digest": route.digest,
         "engine": route.engine,
         "context": route.context,
-        "ready": route.ready,
+        "ready": route.available,
     }
 
 

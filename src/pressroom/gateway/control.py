@@ -103,7 +103,7 @@ def indexed(routes: RouteTable) -> list[Servable]:
         Servable(
             name=route.model,
             version=version_of(route.ref),
-            standing=Standing.READY if route.ready else Standing.LOADING if route.coming else Standing.UNAVAILABLE,
+            standing=Standing.READY if route.available else Standing.LOADING if route.coming else Standing.UNAVAILABLE,
             reason="" if route.ready else route.detail or "it is starting",
             platform=route.engine,
             capabilities=route.capabilities,

@@ -19,7 +19,8 @@ class Route:
 
     `context` is in tokens a request and `slots` in requests at once (0: not known), `created` in seconds since the
     epoch. A route that is not `ready` is listed; a request for it waits where it is `coming` (it starts, wakes or is
-    started again), and is answered 503 with its `detail` and `retry_after_s` where it is not.
+    started again), and is answered 503 with its `detail` and `retry_after_s` where it is not. One that is `asleep` is
+    started by the request itself.
     """
 
     model: str
@@ -34,8 +35,14 @@ class Route:
     created: int = 0
     ready: bool = True
     coming: bool = False
+    asleep: bool = False
     detail: str = ""
     retry_after_s: int = 2
+
+    @property
+    def available(self) -> bool:
+        """Whether a request is answered: now, or as soon as it has woken the engine."""
+        return self.ready or self.asleep
 
     @staticmethod
     def no_capabilities() -> Capabilities:

@@ -20,16 +20,17 @@ from typing import Any, cast
 
 from pressroom.engines import child
 from pressroom.engines.base import Capabilities
+from pressroom.engines.options import Known, Option, number, whole, wrong_option
 from pressroom.engines.process import ProcessEngine
-from pressroom.kernel import did_you_mean
 
-_OPTIONS: dict[str, tuple[type, ...]] = {
-    "text": (str,),
-    "tokens": (int,),
-    "delay_s": (int, float),
-    "first_delay_s": (int, float),
-    "keep_alive_s": (int, float),
-    "keep_alive_max": (int,),
+_SECONDS = number("a number, at least 0", lambda value: 0 <= value < 1e9)
+_OPTIONS: Known = {
+    "text": Option("text", lambda value: isinstance(value, str)),
+    "tokens": whole(0),
+    "delay_s": _SECONDS,
+    "first_delay_s": _SECONDS,
+    "keep_alive_s": _SECONDS,
+    "keep_alive_max": whole(0),
 }
 # Frames written at once before the loop gets a turn: a client that leaves is noticed in between.
 _BURST = 64
@@ -40,6 +41,7 @@ class Backend(ProcessEngine):
 
     capabilities = Capabilities()
     requires = ("httptools", "orjson", "uvloop")
+    options = _OPTIONS
 
 
 class EchoServer:
@@ -341,22 +343,14 @@ def _frames(words: tuple[str, ...], finish: str, model: str, prompt: int, chat: 
     return (*(b"%x\r\n%b\r\n" % (len(data), data) for data in events), b"0\r\n\r\n")
 
 
-def _check(options: dict[str, Any]) -> None:
-    for name, value in options.items():
-        if name not in _OPTIONS:
-            hint = did_you_mean(name, _OPTIONS, otherwise=f"Its options: {', '.join(_OPTIONS)}.")
-            child.failed(f"echo has no option {name!r}", hint=hint)
-        if type(value) not in _OPTIONS[name] or (type(value) is not str and value < 0):
-            wanted = "text" if _OPTIONS[name] == (str,) else "a number, at least 0"
-            child.failed(f"the option {name} = {value!r} of echo is not {wanted}")
-
-
 def main() -> None:
     """The engine's process."""
     import uvloop
 
     spec = child.read_spec()
-    _check(spec["options"])
+    wrong = wrong_option("echo", spec["options"], _OPTIONS)
+    if wrong is not None:
+        child.failed(*wrong)
     server = EchoServer(spec["name"], context=int(spec["context"]), options=spec["options"])
     listening = threading.Event()
 

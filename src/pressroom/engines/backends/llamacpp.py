@@ -12,14 +12,14 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pressroom.engines import child
 from pressroom.engines.base import Capabilities
+from pressroom.engines.options import Known, text, whole, wrong_option
 from pressroom.engines.process import ProcessEngine
-from pressroom.kernel import PressroomError, did_you_mean, this_machine
+from pressroom.kernel import PressroomError, this_machine
 
 # llama.cpp keeps prompts of up to 8 GiB by default; a small machine serves other things as well.
 _CACHE_RAM_MIB = 512
@@ -30,12 +30,24 @@ _NO_ORIGIN = "http://pressroom.invalid"
 _CAUSE = re.compile(r"(?:error loading model: |ggml_aligned_malloc: |GGML_ASSERT)(.+)")
 
 
+_ATTRIBUTES = {"gpu_layers": "n_gpu_layers", "batch": "n_batch", "ubatch": "n_ubatch"}
+_OPTIONS: Known = {
+    "gpu_layers": whole(-1),
+    "batch": whole(-1),
+    "ubatch": whole(-1),
+    "cache_ram_mib": whole(-1),
+    "threads_batch": whole(-1),
+    "chat_template": text(),
+}
+
+
 class Backend(ProcessEngine):
     """One llama.cpp server in a process of its own."""
 
     capabilities = Capabilities(logprobs=True, json_schema=True)
     formats = ("gguf",)
     rank = 10
+    options = _OPTIONS
     requires = ("xllamacpp",)
 
     def cause(self, lines: list[str]) -> str:
@@ -133,35 +145,14 @@ def _params(xllamacpp: Any, spec: dict[str, Any], model: Path) -> Any:
 
 
 def _apply_options(params: Any, options: dict[str, Any]) -> None:
+    wrong = wrong_option("llamacpp", options, _OPTIONS)
+    if wrong is not None:
+        child.failed(*wrong)
     for name, value in options.items():
-        if name not in _OPTIONS:
-            child.failed(
-                f"llamacpp has no option {name!r}",
-                hint=did_you_mean(name, _OPTIONS, otherwise=f"Its options: {', '.join(_OPTIONS)}."),
-            )
-        kind, apply = _OPTIONS[name]
-        if type(value) is not kind or (isinstance(value, int) and value < -1):
-            wanted = {int: "a whole number, at least -1", str: "text"}[kind]
-            child.failed(f"the option {name} = {value!r} of llamacpp is not {wanted}")
-        apply(params, value)
-
-
-def _set(attribute: str) -> Callable[[Any, Any], None]:
-    return lambda params, value: setattr(params, attribute, value)
-
-
-def _set_threads_batch(params: Any, value: Any) -> None:
-    params.cpuparams_batch.n_threads = value or -1
-
-
-_OPTIONS: dict[str, tuple[type, Callable[[Any, Any], None]]] = {
-    "gpu_layers": (int, _set("n_gpu_layers")),
-    "batch": (int, _set("n_batch")),
-    "ubatch": (int, _set("n_ubatch")),
-    "cache_ram_mib": (int, _set("cache_ram_mib")),
-    "threads_batch": (int, _set_threads_batch),
-    "chat_template": (str, _set("chat_template")),
-}
+        if name == "threads_batch":
+            params.cpuparams_batch.n_threads = value or -1
+        else:
+            setattr(params, _ATTRIBUTES.get(name, name), value)
 
 
 def _properties(host: str, port: int) -> tuple[int, bool]:

@@ -16,6 +16,7 @@ import threading
 from typing import Any
 
 from pressroom.engines import child
+from pressroom.engines._transformers.options import OPTIONS
 from pressroom.engines.base import Capabilities
 from pressroom.engines.process import ProcessEngine
 
@@ -33,6 +34,7 @@ class Backend(ProcessEngine):
     formats = ("safetensors",)
     rank = 30
     default_slots = 8
+    options = OPTIONS
     requires = ("torch", "transformers")
     extra = "transformers"
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,9 @@ import psutil
 
 from pressroom.engines import environments
 from pressroom.engines.base import Capabilities
+from pressroom.engines.options import FLAG, Known, number, one_of, text, whole, wrong_option
 from pressroom.engines.process import ProcessEngine
-from pressroom.kernel import EngineStartError, Workspace, did_you_mean, this_machine
+from pressroom.kernel import EngineStartError, Workspace, this_machine
 
 _SERVER = Path(__file__).parent.parent / "_vllm_server.py"
 _DEFAULT_CONTEXT = 8192
@@ -69,12 +69,26 @@ _CAUSES = tuple(
 _CAUSE_LENGTH = 400
 
 
+_OPTIONS: Known = {
+    "dtype": one_of(_DTYPES),
+    "kv_cache_gib": number("a number above 0", lambda value: value > 0),
+    "tensor_parallel": whole(1),
+    "gpu_memory_utilization": number("a number above 0, at most 1", lambda value: 0 < value <= 1),
+    "max_batched_tokens": whole(1),
+    "tool_parser": text("the name of a parser"),
+    "quantization": text("the name of a method"),
+    "enforce_eager": FLAG,
+    "python": text("the path of a Python"),
+}
+
+
 class Backend(ProcessEngine):
     """One vLLM server, with the processes it starts."""
 
     capabilities = Capabilities(logprobs=True, json_schema=True, tools=True, several=True)
     formats = ("safetensors",)
     default_slots = 64
+    options = _OPTIONS
     rank = 20
 
     @classmethod
@@ -86,10 +100,8 @@ class Backend(ProcessEngine):
         return {"python": str(environments.vllm_python(workspace))}
 
     def command(self) -> list[str]:
+        self._check()
         given = self.spec.options.get("python") or str(environments.default_python())
-        if not _text(given):
-            raise self._refused("the option python is not the path of a Python", "docs/vllm.md lists the options.")
-        self._check({name: value for name, value in self.spec.options.items() if name != "python"})
         python = Path(given).absolute()
         if not os.access(python, os.X_OK):
             raise self._refused(
@@ -158,16 +170,10 @@ class Backend(ProcessEngine):
                 raise self._refused(f"{path.name} is damaged: {trouble}", "Pull the model again.")
         return config
 
-    def _check(self, options: dict[str, Any]) -> None:
-        for name, value in options.items():
-            if name not in _OPTIONS:
-                known = f"Its options: {', '.join(_OPTIONS)}, python."
-                raise self._refused(f"vllm has no option {name!r}", did_you_mean(name, _OPTIONS, otherwise=known))
-            wanted, fits = _OPTIONS[name]
-            if not fits(value):
-                raise self._refused(
-                    f"the option {name} = {value!r} of vllm is not {wanted}", "docs/vllm.md lists them."
-                )
+    def _check(self) -> None:
+        wrong = wrong_option("vllm", self.spec.options, _OPTIONS)
+        if wrong is not None:
+            raise self._refused(*wrong)
 
     def _refused(self, reason: str, hint: str) -> EngineStartError:
         # `reported`: it will be no different the next time, so nobody needs to try often.
@@ -185,30 +191,6 @@ def _threads(workers: int) -> int:
     NUMA node and keeps a core for its scheduler. Of two, that would leave one."""
     cores = this_machine().physical_cores
     return cores if workers == 1 and cores <= _SMALL_MACHINE else 0
-
-
-def _whole(value: object) -> bool:
-    return type(value) is int and value >= 1
-
-
-def _text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip()) and not value.startswith("-")
-
-
-def _number(value: object) -> bool:
-    return type(value) in (int, float) and value > 0  # type: ignore[operator]
-
-
-_OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "dtype": (f"one of {', '.join(_DTYPES)}", lambda value: value in _DTYPES),
-    "kv_cache_gib": ("a number above 0", _number),
-    "tensor_parallel": ("a whole number, at least 1", _whole),
-    "gpu_memory_utilization": ("a number above 0, at most 1", lambda value: _number(value) and value <= 1),
-    "max_batched_tokens": ("a whole number, at least 1", _whole),
-    "tool_parser": ("the name of a parser", _text),
-    "quantization": ("the name of a method", _text),
-    "enforce_eager": ("true or false", lambda value: type(value) is bool),
-}
 
 
 def trained_context(config: dict[str, Any]) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -39,8 +40,8 @@ class BenchSettings:
     #: Let prompts have their first three quarters in common, as those of one application have.
     same_prefix: bool = False
     slo: Slo | None = None
-    #: The prompts of a benchmark follow from it.
-    seed: int = 0
+    #: The prompts of a benchmark follow from it: the same ones again may be in a cache.
+    seed: int = field(default_factory=lambda: secrets.randbits(31))
 
 
 @dataclass(frozen=True, slots=True)

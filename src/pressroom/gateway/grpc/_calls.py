@@ -6,10 +6,12 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Protocol, TypeVar
 
 from pressroom.gateway.control import ControlThreads
 from pressroom.gateway.grpc._call import Call
+from pressroom.gateway.grpc._door import Method
 from pressroom.gateway.grpc._heads import Code
 from pressroom.gateway.problems import Problem
 
@@ -30,6 +32,8 @@ _CODES = {
 }
 # Messages of a conversation that wait for their turn.
 _AHEAD = 64
+#: What a message of a method that asks no model may have: they are a name or two.
+SMALL = 1 << 16
 
 
 class Cancellable(Protocol):
@@ -62,6 +66,7 @@ class Unary:
     already."""
 
     __slots__ = ("_answer", "_call", "_data", "_work")
+    hurries = True
 
     def __init__(self, call: Call, answer: Callable[[Call, bytes], Cancellable | None]) -> None:
         self._call = call
@@ -72,7 +77,10 @@ class Unary:
     def message(self, data: bytes) -> None:
         if self._data is not None:
             self._call.refuse(Code.INTERNAL, "This method takes one message, and got another one.")
+            return
         self._data = data
+        if not self._call.complete:
+            self._call.keep(len(data))
 
     def no_more(self) -> None:
         data = self._data
@@ -91,8 +99,11 @@ class Unary:
 
     def ready(self) -> None: ...
 
+    def stop(self) -> None:
+        """Its answer is on the way."""
 
-def by_coroutine(method: Callable[[bytes], Awaitable[bytes]]) -> Callable[[Call], Unary]:
+
+def by_coroutine(method: Callable[[bytes], Awaitable[bytes]]) -> Method:
     """A method whose answer a coroutine finds. It raises Refusal for an error."""
 
     async def answered(call: Call, data: bytes) -> None:
@@ -107,16 +118,20 @@ def by_coroutine(method: Callable[[bytes], Awaitable[bytes]]) -> Callable[[Call]
     def begun(call: Call, data: bytes) -> Cancellable:
         return asyncio.get_running_loop().create_task(answered(call, data))
 
-    return lambda call: Unary(call, begun)
+    return Method(lambda call: Unary(call, begun), SMALL)
 
 
 class Conversation:
-    """The handler of a call whose answers a coroutine gives, one or many for each message or for none."""
+    """The handler of a call whose answers a coroutine gives, one or many for each message or for none. `stopping` says
+    that it should come to its end."""
+
+    hurries = False
 
     def __init__(self, call: Call, serve: Callable[[Conversation], Awaitable[None]]) -> None:
         self._call = call
         self._messages: deque[bytes] = deque()
         self._closed = False
+        self.stopping = False
         self._free = True
         self._changed = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run(serve))
@@ -125,12 +140,14 @@ class Conversation:
         """The messages of the client."""
         while True:
             while not self._messages:
-                if self._closed:
+                if self._closed or self.stopping:
                     return
                 await self._wait()
             if len(self._messages) == _AHEAD:
                 self._call.resume()
-            yield self._messages.popleft()
+            data = self._messages.popleft()
+            self._call.keep(-len(data))
+            yield data
 
     async def send(self, data: bytes) -> None:
         """The next message of the answer, when the client has taken those before."""
@@ -154,6 +171,7 @@ class Conversation:
 
     def message(self, data: bytes) -> None:
         self._messages.append(data)
+        self._call.keep(len(data))
         if len(self._messages) >= _AHEAD:
             self._call.pause()
         self._changed.set()
@@ -171,6 +189,17 @@ class Conversation:
     def ready(self) -> None:
         self._free = True
         self._changed.set()
+
+    def stop(self) -> None:
+        self.stopping = True
+        self._changed.set()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, but not longer than until it should end."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self.stopping:
+                    await self._wait()
 
 
 async def called(threads: ControlThreads, call: Callable[[], T]) -> T:

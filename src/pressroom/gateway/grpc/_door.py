@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 from pressroom.gateway.grpc._call import ENCODINGS, Call, Handler
 from pressroom.gateway.grpc._heads import Code, Head
 from pressroom.gateway.grpc._http2 import Http2Connection
 
-Method = Callable[[Call], Handler]
-
 _MOST_CALLS = 4_096
-# Messages that have not come whole may together take this often the largest one, or this much.
+# Calls of one connection that are taken even when there are so many.
+_FAIR_SHARE = 64
+# What is kept for all calls may together take this often the largest message, or this much.
 _LARGEST_AT_ONCE = 8
 _HELD_AT_LEAST = 256 << 20
-# Seconds: for a client to say that it speaks HTTP/2; of silence before it is asked whether it is there, and then until
-# it has said so; without a call; for one that reads nothing to take anything.
+# Seconds: for one that is sent away to leave; for a client to say that it speaks HTTP/2; of silence before it is asked
+# whether it is there, and then until it has said so; without a call; for one that reads nothing to take anything.
+_LINGER_S = 5.0
 _GREETING_S = 20.0
 _SILENCE_S = 60.0
 _PONG_S = 20.0
 _IDLE_S = 600.0
 _STALL_S = 300.0
 _TICK_S = 0.5
+# How often calls are looked at.
+_CALLS_S = 10.0
+
+
+class Method(NamedTuple):
+    """Who answers calls of a method, and the bytes that one of its messages may have at most."""
+
+    begin: Callable[[Call], Handler]
+    most: int = sys.maxsize
 
 
 class Door:
@@ -32,11 +44,12 @@ class Door:
         self._methods = {path.encode(): method for path, method in methods.items()}
         self.message_limit = message_limit
         self.connections: set[Http2Connection] = set()
-        #: Calls under way, and bytes of their messages that have not come whole.
+        #: Calls under way, and bytes that are kept for them: of messages that came, and of answers nobody took yet.
         self.calls = 0
         self.held = 0
         self.held_limit = max(_HELD_AT_LEAST, _LARGEST_AT_ONCE * message_limit)
         self.now = 0.0
+        self._calls_at = 0.0
         self._most_connections = most_connections
         self._stopping = False
         self._loop = asyncio.get_running_loop()
@@ -54,7 +67,7 @@ class Door:
             return
         self.connections.add(connection)
 
-    def begin(self, call: Call, head: Head) -> None:
+    def begin(self, connection: Http2Connection, call: Call, head: Head) -> None:
         """Hand a call to its method, or refuse it."""
         if head.refusal is not None:
             code, message = head.refusal
@@ -72,18 +85,23 @@ class Door:
             message = f"Messages compressed with {name} are not understood; {known} are."
             call.end(Code.UNIMPLEMENTED, message, (("grpc-accept-encoding", known),))
             return
-        if self.calls > _MOST_CALLS:
+        if self.calls > _MOST_CALLS and len(connection.calls) > _FAIR_SHARE:
             call.end(Code.RESOURCE_EXHAUSTED, f"There are {_MOST_CALLS} calls under way. Try again in a moment.")
             return
         call.encoding = encoding
+        call.message_limit = min(self.message_limit, method.most)
         if head.timeout_s is not None:
             call.expire_in(head.timeout_s)
-        call.handler = method(call)
+        call.handler = method.begin(call)
+        if self._stopping:
+            call.handler.stop()
 
     def stop(self) -> None:
         """Take no more calls; connections close as theirs end."""
         self._stopping = True
         for connection in list(self.connections):
+            for call in list(connection.calls.values()):
+                call.handler.stop()
             connection.leave()
 
     def end(self) -> None:
@@ -91,6 +109,11 @@ class Door:
         for connection in list(self.connections):
             for call in list(connection.calls.values()):
                 call.refuse(Code.UNAVAILABLE, "The server is stopping.")
+
+    @property
+    def busy(self) -> bool:
+        """Whether a connection has something to say."""
+        return any(not connection.over for connection in self.connections)
 
     def abort(self) -> None:
         """Close what is left, at once."""
@@ -103,15 +126,23 @@ class Door:
         self.now = self._loop.time()
         for connection in list(self.connections):
             self._look_after(connection)
+        if self.now >= self._calls_at:
+            self._calls_at = self.now + _CALLS_S
+            for connection in list(self.connections):
+                for call in list(connection.calls.values()):
+                    call.look_after(self.now)
         self._timer = self._loop.call_later(_TICK_S, self._tick)
 
     def _look_after(self, connection: Http2Connection) -> None:
         connection.tick()
         silent = self.now - connection.heard
-        if connection.over or connection.slow:
+        if connection.over:
+            if self.now - connection.took > _LINGER_S:
+                connection.abort()
+        elif connection.slow:
             if connection.unsent_moved():
                 connection.took = self.now
-            elif self.now - connection.took > (_PONG_S if connection.over else _STALL_S):
+            elif self.now - connection.took > _STALL_S:
                 connection.abort()
         elif not connection.greeted:
             if silent > _GREETING_S:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -10,6 +11,8 @@ from pressroom.gateway.grpc._hpack import Header
 _CONTENT_TYPE = b"application/grpc"
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _TIMEOUT_DIGITS = 8
+_PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
+_CONTROL = re.compile(rb"[\0\r\n]")
 # Of one connection and not of a message (RFC 9113, 8.2.2).
 _FORBIDDEN = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
 
@@ -56,20 +59,22 @@ def head_of(headers: list[Header] | None) -> Head:
     regular = False
     for name, value in headers:
         if name[:1] == b":":
-            if regular or name in found:
+            if regular or name in found or name not in _PSEUDO:
                 raise Malformed(repr(name))
         else:
             regular = True
-            if name != name.lower() or name in _FORBIDDEN:
+            if not name or name != name.lower() or name in _FORBIDDEN:
                 raise Malformed(repr(name))
+        if _CONTROL.search(value) or _CONTROL.search(name):
+            raise Malformed(repr(value))
         found[name] = value
-    if not regular and b":path" not in found:
-        raise Malformed("there is no path")
-    if b":method" not in found:
+    if found.get(b"te", b"trailers") != b"trailers":
+        raise Malformed("te")
+    if found.keys().isdisjoint(_PSEUDO):
         return Head()  # trailers
     path = found.get(b":path")
-    if path is None:
-        raise Malformed("there is no path")
+    if path is None or b":scheme" not in found or b":method" not in found:
+        raise Malformed("there is no path, method or scheme")
     if found[b":method"] != b"POST":
         return Head(path, refusal=(Code.INTERNAL, "A method of gRPC is called with POST."), http_status=405)
     if not found.get(b"content-type", b"").startswith(_CONTENT_TYPE):

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from grpc_health.v1 import health_pb2  # type: ignore[import-untyped]
 
-from pressroom.gateway.grpc._calls import Conversation, Refusal, by_coroutine
+from pressroom.gateway.grpc._calls import SMALL, Conversation, Refusal, by_coroutine
 from pressroom.gateway.grpc._door import Method
 from pressroom.gateway.grpc.inference_pb2 import POOL
 from pressroom.gateway.problems import Problem
@@ -30,14 +31,14 @@ class Health:
         """Its methods by path."""
         return {
             f"/{HEALTH}/Check": by_coroutine(self._check),
-            f"/{HEALTH}/Watch": lambda call: Conversation(call, self._watch),
+            f"/{HEALTH}/Watch": Method(lambda call: Conversation(call, self._watch), SMALL),
         }
 
     def _status(self, data: bytes) -> tuple[int, str]:
         known = health_pb2.HealthCheckResponse
         try:
             service = health_pb2.HealthCheckRequest.FromString(data).service
-        except ValueError:  # protobuf's error is one
+        except DecodeError:
             raise Refusal(Problem(400, "This is not a HealthCheckRequest.")) from None
         if service not in self._services:
             return int(known.SERVICE_UNKNOWN), service
@@ -54,10 +55,14 @@ class Health:
             told = -1
             while True:
                 status, _ = self._status(data)
+                if conversation.stopping and status == health_pb2.HealthCheckResponse.SERVING:
+                    status = int(health_pb2.HealthCheckResponse.NOT_SERVING)
                 if status != told:
                     told = status
                     await conversation.send(_said(status))
-                await asyncio.sleep(_WATCH_S)
+                if conversation.stopping:
+                    return
+                await conversation.pause(_WATCH_S)
 
 
 def _said(status: int) -> bytes:
@@ -75,7 +80,8 @@ class Reflection:
     def methods(self) -> dict[str, Method]:
         """Its methods by path. Both versions have the same messages on the wire; older clients ask for the first, newer
         ones for the second."""
-        return {f"/{name}/ServerReflectionInfo": lambda call: Conversation(call, self._serve) for name in _REFLECTION}
+        method = Method(lambda call: Conversation(call, self._serve), SMALL)
+        return {f"/{name}/ServerReflectionInfo": method for name in _REFLECTION}
 
     async def _serve(self, conversation: Conversation) -> None:
         if self._servicer is None:
@@ -88,7 +94,7 @@ class Reflection:
             async for data in conversation.requests():
                 try:
                     yield reflection_pb2.ServerReflectionRequest.FromString(data)
-                except ValueError:
+                except DecodeError:
                     raise Refusal(Problem(400, "This is not a ServerReflectionRequest.")) from None
 
         async for answer in self._servicer.ServerReflectionInfo(asked(), None):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
+from collections import OrderedDict
 from typing import TYPE_CHECKING, cast
 
 from pressroom.gateway.grpc import _frames as h2
@@ -30,8 +31,11 @@ _WINDOW = 1 << 24
 _BLOCK_LIMIT = 1 << 17
 # Frames that cost a client nothing and move no message, in half a second.
 _IDLE_FRAMES = 200
-_RESETS = 2_000
-# Bytes of acknowledgements and the like that wait for a client that reads nothing.
+_RESETS = 1_000
+# Settings make the windows of all calls be looked at.
+_SETTINGS_COST = 10
+# Bytes of acknowledgements and the like that wait for a client that reads nothing, and of what one that is sent away
+# goes on sending.
 _UNREAD_LIMIT = 1 << 18
 # Different heads of calls that are remembered, and the longest that is.
 _HEADS, _HEAD_BYTES = 64, 1_024
@@ -85,7 +89,7 @@ class Http2Connection(asyncio.Protocol):
         #: Whether it is sent away: nothing it says counts any more.
         self.over = False
         self._taken = 0  # bytes that came since the client was told that it may send more
-        self._blocked: dict[int, Call] = {}  # calls that have more to send than the connection takes
+        self._blocked: OrderedDict[int, Call] = OrderedDict()  # calls that have more to send than the connection takes
         self._idle_frames = self._resets = 0
         self._unread = self._unsent = 0
 
@@ -115,6 +119,9 @@ class Http2Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.over:
+            self._unread += len(data)
+            if self._unread > _UNREAD_LIMIT:
+                self.abort()
             return
         self.heard = self.door.now
         self.pinged = False
@@ -140,8 +147,7 @@ class Http2Connection(asyncio.Protocol):
             line = data[:64].split(b"\r\n", 1)[0]
             if b" /" in line or b" HTTP/" in line:
                 self.write(_HTTP1)
-            self.over = True
-            self.close()
+            self._part()
             return -1
         self._greeted = True
         self.write(_GREETING)
@@ -210,13 +216,15 @@ class Http2Connection(asyncio.Protocol):
         if known is not None and known[0] == self._decoder.changes:
             head = known[1]
         else:
+            before = self._decoder.changes
             try:
                 head = head_of(self._decoder.decode(block, HEADERS_LIMIT))
             except Malformed:
                 self._last = max(self._last, stream)
                 self._reset(stream, h2.PROTOCOL_ERROR)
                 return
-            if len(block) <= _HEAD_BYTES:
+            # A block that changes the table does so each time it comes.
+            if len(block) <= _HEAD_BYTES and before == self._decoder.changes:
                 if len(self._heads) >= _HEADS:
                     self._heads.clear()
                 self._heads[block] = (self._decoder.changes, head)
@@ -225,7 +233,10 @@ class Http2Connection(asyncio.Protocol):
             if call is not None:
                 if not flags & h2.END_STREAM:
                     raise _Broken(h2.PROTOCOL_ERROR, "headers twice")
-                call.received(b"", True)  # trailers, which say nothing in a request
+                if call.complete:
+                    self._reset(stream, h2.STREAM_CLOSED)
+                else:
+                    call.received(b"", True)  # trailers, which say nothing in a request
             return
         self._last = stream
         if self._leaving or len(self.calls) >= MOST_STREAMS:
@@ -234,7 +245,7 @@ class Http2Connection(asyncio.Protocol):
         call = Call(self, stream, self.stream_window)
         self.calls[stream] = call
         self.door.calls += 1
-        self.door.begin(call, head)
+        self.door.begin(self, call, head)
         if flags & h2.END_STREAM:
             call.received(b"", True)
 
@@ -253,6 +264,9 @@ class Http2Connection(asyncio.Protocol):
         call = self.calls.get(stream)
         if call is not None:
             last = bool(flags & h2.END_STREAM)
+            if call.complete:
+                self._reset(stream, h2.STREAM_CLOSED)
+                return
             if not last and call.came(size) > STREAM_WINDOW:
                 self._reset(stream, h2.FLOW_CONTROL_ERROR)
                 return
@@ -298,15 +312,14 @@ class Http2Connection(asyncio.Protocol):
         if flags & h2.ACK:
             return
         if self._settled:
-            self._count_idle()
+            self._count_idle(_SETTINGS_COST)
         self._settled = True
+        window = self.stream_window
         for name, value in struct.iter_unpack(">HL", payload):
             if name == h2.INITIAL_WINDOW_SIZE:
                 if value > h2.MOST:
                     raise _Broken(h2.FLOW_CONTROL_ERROR, "a window is too large")
-                change, self.stream_window = value - self.stream_window, value
-                for call in self.calls.values():
-                    call.window += change
+                window = value
             elif name == h2.MAX_FRAME_SIZE:
                 if not h2.DEFAULT_FRAME <= value <= h2.LARGEST_FRAME:
                     raise _Broken(h2.PROTOCOL_ERROR, f"frames of {value} bytes")
@@ -314,8 +327,14 @@ class Http2Connection(asyncio.Protocol):
             elif name == h2.ENABLE_PUSH and value > 1:
                 raise _Broken(h2.PROTOCOL_ERROR, "a setting is neither 0 nor 1")
         self.write_control(h2.SETTINGS_ACK)
-        for call in list(self.calls.values()):
-            call.pump()
+        change, self.stream_window = window - self.stream_window, window
+        if change:
+            for call in list(self.calls.values()):
+                call.window += change
+                if call.window > h2.MOST:
+                    raise _Broken(h2.FLOW_CONTROL_ERROR, "a window is too large")
+                if change > 0:
+                    call.pump()
 
     def _more_window(self, payload: bytes, stream: int) -> None:
         if len(payload) != 4:
@@ -343,16 +362,19 @@ class Http2Connection(asyncio.Protocol):
             raise _Broken(h2.FRAME_SIZE_ERROR, "a reset is malformed")
         if stream > self._last or not stream:
             raise _Broken(h2.PROTOCOL_ERROR, f"a reset of stream {stream}, which is none")
-        self._resets += 1
-        if self._resets > _RESETS:
-            raise _Broken(h2.ENHANCE_YOUR_CALM, "too many calls are cancelled")
+        self._count_reset()
         call = self.calls.get(stream)
         if call is not None:
             self.forget(call)
             call.lost()
 
-    def _count_idle(self) -> None:
-        self._idle_frames += 1
+    def _count_reset(self) -> None:
+        self._resets += 1
+        if self._resets > _RESETS:
+            raise _Broken(h2.ENHANCE_YOUR_CALM, "too many calls are cancelled")
+
+    def _count_idle(self, cost: int = 1) -> None:
+        self._idle_frames += cost
         if self._idle_frames > _IDLE_FRAMES:
             raise _Broken(h2.ENHANCE_YOUR_CALM, "too many frames that move nothing")
 
@@ -380,6 +402,12 @@ class Http2Connection(asyncio.Protocol):
     def wait_for_window(self, call: Call) -> None:
         self._blocked[call.id] = call
 
+    def cancel(self, call: Call) -> None:
+        """End the stream of a call whose answer does not go out."""
+        self.write_control(h2.reset(call.id, h2.CANCEL))
+        self.forget(call)
+        call.lost()
+
     def forget(self, call: Call) -> None:
         """The stream of a call is closed."""
         self._blocked.pop(call.id, None)
@@ -388,10 +416,11 @@ class Http2Connection(asyncio.Protocol):
         if not self.calls:
             self.idle_since = self.door.now
             if self._leaving:
-                self.close()
+                self._part()
 
     def _reset(self, stream: int, reason: int) -> None:
-        """End a stream at once."""
+        """End a stream at once, for what the client did."""
+        self._count_reset()
         self.write_control(h2.reset(stream, reason))
         call = self.calls.get(stream)
         if call is not None:
@@ -400,12 +429,8 @@ class Http2Connection(asyncio.Protocol):
 
     def _go_on(self) -> None:
         """There is room again: each call that waited for it gets its turn, and goes to the end of the queue."""
-        blocked, self._blocked = self._blocked, {}
-        for call in blocked.values():
-            if self.slow or self.window <= 0:
-                self._blocked.setdefault(call.id, call)
-            else:
-                call.pump()
+        while self._blocked and not self.slow and self.window > 0:
+            self._blocked.popitem(last=False)[1].pump()
 
     # What the door does.
 
@@ -437,20 +462,27 @@ class Http2Connection(asyncio.Protocol):
         if self._greeted:
             self.write(h2.go_away(self._last, h2.NO_ERROR))
         if not self.calls:
-            self.close()
+            self._part()
 
     def end(self, reason: int, why: str) -> None:
         """Send the client away."""
         _log.debug("a gRPC connection ends: %s", why)
+        self.write(h2.go_away(self._last, reason, why.encode()[:200]))
+        self._part()
+        calls, self.calls = self.calls, {}
+        self.door.calls -= len(calls)
+        self._blocked.clear()
+        for call in calls.values():
+            call.lost()
+
+    def _part(self) -> None:
+        """Everything is said. The client may still be sending: to close now would reset the connection, and lose it
+        what it has not read. It closes, or is closed before long."""
         self.over = True
         self.took = self.door.now
-        self.write(h2.go_away(self._last, reason, why.encode()[:200]))
-        self.close()
-
-    def close(self) -> None:
-        """Close when everything is sent."""
-        if self._transport is not None:
-            self._transport.close()
+        self._unread = 0
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write_eof()
 
     def abort(self) -> None:
         """Close at once."""

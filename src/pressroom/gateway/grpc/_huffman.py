@@ -33,14 +33,12 @@ def decode(data: bytes) -> bytes:
     steps = _machine()
     state, padding, found = 0, True, bytearray()
     for byte in data:
-        state, padding, symbol = steps[state][byte >> _NIBBLE]
-        if symbol >= 0:
-            found.append(symbol)
-        state, padding, symbol = steps[state][byte & 0xF]
-        if symbol >= 0:
-            found.append(symbol)
-        if state < 0:
-            raise HuffmanError("the end of the string is in the middle of it")
+        for bits in (byte >> _NIBBLE, byte & 0xF):
+            state, padding, symbol = steps[state][bits]
+            if symbol >= 0:
+                found.append(symbol)
+            if state < 0:
+                raise HuffmanError("the end of the string is in the middle of it")
     if not padding:
         raise HuffmanError("the string ends in the middle of a symbol")
     return bytes(found)

@@ -16,7 +16,6 @@ from pressroom.kernel import GatewaySettings, MissingDependencyError
 
 if TYPE_CHECKING:
     from pressroom.gateway.grpc._door import Door
-    from pressroom.gateway.grpc._service import Service
 
 _FEWEST_CONNECTIONS, _MOST_CONNECTIONS = 16, 1_024
 _BACKLOG = 2_048
@@ -29,27 +28,25 @@ _NEEDED = ("google.protobuf", "grpc_health", "grpc_reflection")
 class GrpcServer:
     """The open door."""
 
-    def __init__(self, server: asyncio.Server, door: Door, service: Service, port: int) -> None:
+    def __init__(self, server: asyncio.Server, door: Door, port: int) -> None:
         self._server = server
         self._door = door
-        self._service = service
         #: The port it listens on.
         self.port = port
 
     async def close(self, drain_s: float) -> None:
         """Take no more calls, let those that run end for `drain_s` seconds, and cancel the rest."""
         self._server.close()
-        self._service.stop()
         self._door.stop()
-        await self._emptied(drain_s)
+        await self._until(lambda: not self._door.busy, drain_s)
         self._door.end()
-        await self._emptied(_LAST_WORDS_S)
+        await self._until(lambda: not self._door.connections, _LAST_WORDS_S)
         self._door.abort()
 
-    async def _emptied(self, seconds: float) -> None:
+    async def _until(self, done: Callable[[], bool], seconds: float) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        while self._door.connections and loop.time() < deadline:
+        while not done() and loop.time() < deadline:
             await asyncio.sleep(_POLL_S)
 
 
@@ -74,23 +71,28 @@ async def open_grpc(
         PortInUseError: somebody else has the address.
         DeployError: the address cannot be bound for another reason.
     """
-    missing = next((name for name in _NEEDED if not _found(name)), "")
+    missing = missing_library()
     if missing:
         raise MissingDependencyError(
             f"KServe V2 over gRPC needs the library {missing!r}",
-            hint="Install it: pip install 'pressroom[grpc]'. Without it, set gateway.grpc_port = -1.",
+            hint="Install it: pip install 'pressroom[grpc]', and start the server again. REST does without.",
         )
     bound = bind(host, port, setting="grpc_port")
     from pressroom.gateway.grpc._door import Door
     from pressroom.gateway.grpc._health import Health, Reflection
     from pressroom.gateway.grpc._service import NAME, Service
 
-    is_ready = ready if ready is not None else lambda: all(route.ready for route in routes.all())
+    is_ready = ready if ready is not None else lambda: all(route.available for route in routes.all())
     service = Service(asker, routes, control, ready=is_ready, refused=refused)
     methods = {**service.methods(), **Health(is_ready, (NAME,)).methods(), **Reflection(NAME).methods()}
     door = Door(methods, message_limit=settings.grpc_max_message_bytes, most_connections=_connections())
     server = await asyncio.get_running_loop().create_server(door.connect, sock=bound, backlog=_BACKLOG)
-    return GrpcServer(server, door, service, bound.getsockname()[1])
+    return GrpcServer(server, door, bound.getsockname()[1])
+
+
+def missing_library() -> str:
+    """The name of a library that the door needs and that is not installed; '' where all are."""
+    return next((name for name in _NEEDED if not _found(name)), "")
 
 
 def _found(name: str) -> bool:

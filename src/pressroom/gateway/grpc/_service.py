@@ -44,7 +44,6 @@ class Service:
         self._refused = refused
         self._faces = Faces(routes)
         self._threads = ControlThreads()
-        self._sessions: set[Session] = set()
 
     def methods(self) -> dict[str, Method]:
         """Its methods by path."""
@@ -60,14 +59,9 @@ class Service:
             "RepositoryModelUnload": self._unload,
         }
         found: dict[str, Method] = {f"/{NAME}/{name}": by_coroutine(method) for name, method in answered.items()}
-        found[f"/{NAME}/ModelInfer"] = lambda call: Unary(call, self._infer)
-        found[f"/{NAME}/ModelStreamInfer"] = self._stream
+        found[f"/{NAME}/ModelInfer"] = Method(lambda call: Unary(call, self._infer))
+        found[f"/{NAME}/ModelStreamInfer"] = Method(self._stream)
         return found
-
-    def stop(self) -> None:
-        """End the streams that wait for another request."""
-        for session in list(self._sessions):
-            session.stop()
 
     # Inference.
 
@@ -95,9 +89,7 @@ class Service:
         return Whole(job, answered).ask(self._asker, _DOOR)
 
     def _stream(self, call: Call) -> Session:
-        session = Session(call, self._asker, self._routes, self._faces, self._sessions.discard)
-        self._sessions.add(session)
-        return session
+        return Session(call, self._asker, self._routes, self._faces)
 
     # The server.
 
@@ -117,7 +109,7 @@ class Service:
     async def _model_ready(self, data: bytes) -> bytes:
         request = _read(messages.ModelReadyRequest, data)
         face = self._face(request.name, request.version)
-        return _bytes(messages.ModelReadyResponse(ready=face.route.ready))
+        return _bytes(messages.ModelReadyResponse(ready=face.route.available))
 
     async def _model_metadata(self, data: bytes) -> bytes:
         request = _read(messages.ModelMetadataRequest, data)

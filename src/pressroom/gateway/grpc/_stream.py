@@ -6,7 +6,6 @@ wait, and nothing but what they have sent already is held here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pressroom.gateway._v2_whole import Found, Whole
@@ -14,6 +13,7 @@ from pressroom.gateway.asking import Asked, Asker
 from pressroom.gateway.grpc import _reading as reading
 from pressroom.gateway.grpc import _wire as wire
 from pressroom.gateway.grpc._call import Call
+from pressroom.gateway.grpc._heads import Code
 from pressroom.gateway.problems import Problem
 from pressroom.gateway.protocols._v2_answers import Answer, Stream, answer
 from pressroom.gateway.protocols._v2_models import Faces
@@ -29,27 +29,26 @@ _AT_ONCE = 64
 
 
 class Session:
-    """The handler of one call. `over` is told of its end."""
+    """The handler of one call."""
 
-    def __init__(
-        self, call: Call, asker: Asker, routes: RouteTable, faces: Faces, over: Callable[[Session], None]
-    ) -> None:
+    hurries = False
+
+    def __init__(self, call: Call, asker: Asker, routes: RouteTable, faces: Faces) -> None:
         self._call = call
         self._asker = asker
         self._routes = routes
         self._faces = faces
-        self._over = over
         self._running: dict[object, Asked | None] = {}
         self._no_more = False
+        self._stopping = False
         self._slow = False
 
     # What the call says.
 
     def message(self, data: bytes) -> None:
-        if not self._no_more:
-            self._take(data)
-            if len(self._running) >= _AT_ONCE:
-                self._call.pause()
+        self._take(data)
+        if len(self._running) >= _AT_ONCE:
+            self._call.pause()
 
     def no_more(self) -> None:
         self._no_more = True
@@ -60,7 +59,6 @@ class Session:
         for asked in running.values():
             if asked is not None:
                 asked.cancel()
-        self._over(self)
 
     def slow(self) -> None:
         self._slow = True
@@ -79,17 +77,23 @@ class Session:
     # What the server says.
 
     def stop(self) -> None:
-        """Take no more requests; what runs may end."""
-        self.no_more()
+        """Take no more requests than have come; what runs may end."""
+        self._stopping = True
+        self._end_if_done()
 
     def _go_on(self) -> None:
         if not self._slow and len(self._running) < _AT_ONCE:
             self._call.resume()
 
     def _end_if_done(self) -> None:
-        if self._no_more and not self._running:
+        if self._running or self._call.has_message:
+            return
+        if self._no_more:
             self._call.end()
-            self._over(self)
+        elif self._stopping and self._call.has_part:
+            self._call.end(Code.UNAVAILABLE, "The server is stopping.")
+        elif self._stopping:
+            self._call.end()
 
     def _take(self, data: bytes) -> None:
         id = ""
@@ -205,6 +209,7 @@ class _Streamed:
             self._session.ended(self)
 
     def _finish(self, last: Answer) -> None:
+        data = wire.last(self._job, [last], raw=self._raw)
         self._over = True
-        self._session.send(wire.last(self._job, [last], raw=self._raw))
+        self._session.send(data)
         self._session.ended(self)

@@ -5,6 +5,7 @@ Each has a JSON schema of what it lets through, for the OpenAPI document: `schem
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -113,6 +114,8 @@ def number(low: float, high: float) -> Check:
     def check(param: str, value: Any) -> Problem | None:
         if type(value) not in (int, float):
             return None if value is None else wrong_type(param, value, "a decimal")
+        if not math.isfinite(value):
+            return wrong_type(param, value, "a finite decimal")
         if value < low:
             return _out_of(param, "decimal", "below minimum", f">= {low:g}", value, "decimal_below_min_value")
         if value > high:

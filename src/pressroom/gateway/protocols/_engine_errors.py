@@ -9,6 +9,8 @@ import orjson
 from pressroom.gateway.problems import Problem, server_error
 
 # Statuses that are about the request, and so are the client's to know as they are.
+# Of a message; an engine may put a whole prompt into it.
+_LONGEST = 2_000
 _CLIENT = frozenset((400, 408, 409, 413, 415, 422, 429))
 
 
@@ -20,7 +22,7 @@ def translated(status: int, body: bytes, *, param: str, retry_after_s: int | Non
     that answers.
     """
     found = _found(body)
-    message = str(found.get("message") or "").strip() or f"The engine answered {status} and gave no reason."
+    message = str(found.get("message") or "").strip()[:_LONGEST] or f"The engine answered {status} and gave no reason."
     if _is_context(found, message):
         return _context_exceeded(found, message, param=param)
     if status == 501:

@@ -32,8 +32,8 @@ class Answer(NamedTuple):
         """Tokens of the prompt, generated ones, and those of the prompt that were cached; 0 where not declared."""
         usage = self.usage
         details = usage.get("prompt_tokens_details")
-        cached = details.get("cached_tokens") if details else 0
-        return int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0), int(cached or 0)
+        cached = details.get("cached_tokens") if type(details) is dict else 0
+        return _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")), _count(cached)
 
 
 class Embeddings(NamedTuple):
@@ -51,6 +51,11 @@ class Embeddings(NamedTuple):
         return found.tolist()
 
 
+def _count(value: Any) -> int:
+    """A number of tokens as an engine declared it; 0 where it is none."""
+    return value if type(value) is int and 0 <= value < 1 << 63 else 0
+
+
 _NONE: dict[str, Any] = {}
 _TOKENS = {"prompt_tokens": 0, "completion_tokens": 1, "cached_tokens": 2}
 
@@ -66,7 +71,10 @@ def answer(body: bytes) -> Answer | Problem:
         found = orjson.loads(body)
         choice = found["choices"][0]
         text = choice["text"] if "text" in choice else choice["message"]["content"]
-        return Answer(text or "", choice.get("finish_reason") or "", found.get("usage") or _NONE)
+        reason, usage = choice.get("finish_reason") or "", found.get("usage") or _NONE
+        if type(text or "") is not str or type(reason) is not str or type(usage) is not dict:
+            return unreadable()
+        return Answer(text or "", reason, usage)
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
         return unreadable()
 
@@ -77,7 +85,7 @@ def embeddings(body: bytes, count: int) -> Embeddings | Problem:
         found = orjson.loads(body)
         data = sorted(found["data"], key=lambda each: int(each["index"]))
         rows = [_row(each["embedding"]) for each in data]
-        tokens = int((found.get("usage") or _NONE).get("prompt_tokens") or 0)
+        tokens = _count((found.get("usage") or _NONE).get("prompt_tokens"))
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError, ValueError, OverflowError):
         return unreadable()
     if len(rows) != count or len({len(row) for row in rows}) != 1:
@@ -128,7 +136,7 @@ class Stream:
             self.error = server_error(502, f"The engine failed: {message}", code="engine_error")
             return
         usage = record.get("usage")
-        if usage:
+        if type(usage) is dict:
             self.usage = usage
         choices = record.get("choices")
         if not choices:
@@ -136,7 +144,9 @@ class Stream:
         choice = choices[0]
         text = choice["text"] if "text" in choice else choice["delta"].get("content")
         if text:
+            if type(text) is not str:
+                raise TypeError(f"a piece of text is {type(text).__name__}")
             found.append(text)
         reason = choice.get("finish_reason")
-        if reason:
+        if type(reason) is str:
             self.finish_reason = reason

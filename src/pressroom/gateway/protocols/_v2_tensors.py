@@ -70,6 +70,16 @@ class Tensor:
     shape: list[int]
     data: Any
 
+    @property
+    def called(self) -> str:
+        """Its name for a message: a client may make it as long as it likes."""
+        return self.name[:80]
+
+    @property
+    def shown(self) -> str:
+        """Its shape for a message."""
+        return str(self.shape)[:80]
+
     def values(self) -> list[Any]:
         """Its elements in row-major order: `str` or `bytes` for BYTES, else bool, int or float.
 
@@ -80,7 +90,7 @@ class Tensor:
         if isinstance(self.data, bytes | memoryview):
             return _unpacked(self, count)
         if type(self.data) is not list:
-            raise Invalid(f"The data of input '{self.name}' must be an array.")
+            raise Invalid(f"The data of input '{self.called}' must be an array.")
         found = self.data if len(self.shape) < 2 else _flattened(self)
         if len(found) != count:
             raise _miscounted(self, count, len(found))
@@ -95,16 +105,16 @@ class Tensor:
         """How many elements its shape promises; refused where that is more than is ever read."""
         if self.datatype not in KINDS:
             allowed = ", ".join(KINDS)
-            raise Invalid(f"Input '{self.name}' has the datatype '{self.datatype[:40]}'. Datatypes are: {allowed}.")
+            raise Invalid(f"Input '{self.called}' has the datatype '{self.datatype[:40]}'. Datatypes are: {allowed}.")
         if len(self.shape) > _MOST_DIMENSIONS:
-            raise Invalid(f"Input '{self.name}' has more than {_MOST_DIMENSIONS} dimensions.")
+            raise Invalid(f"Input '{self.called}' has more than {_MOST_DIMENSIONS} dimensions.")
         count = 1
         for size in self.shape:
             if type(size) is not int or size < 0:
-                raise Invalid(f"The shape of input '{self.name}' must be an array of integers, each at least 0.")
+                raise Invalid(f"The shape of input '{self.called}' must be an array of integers, each at least 0.")
             count *= size
         if count > MOST_ELEMENTS:
-            raise Invalid(f"Input '{self.name}' has {str(count)[:20]} elements; at most {MOST_ELEMENTS} are taken.")
+            raise Invalid(f"Input '{self.called}' has {str(count)[:20]} elements; at most {MOST_ELEMENTS} are taken.")
         return count
 
 
@@ -115,7 +125,7 @@ def text(tensor: Tensor, value: str | bytes) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError:
-        raise Invalid(f"Input '{tensor.name}' is not UTF-8.") from None
+        raise Invalid(f"Input '{tensor.called}' is not UTF-8.") from None
 
 
 def text_of_one(data: bytes) -> str | None:
@@ -154,7 +164,7 @@ def _unpacked(tensor: Tensor, count: int) -> list[Any]:
         return _unpacked_bytes(tensor, count)
     if len(data) != count * kind.size:
         raise Invalid(
-            f"Input '{tensor.name}' of shape {tensor.shape} and datatype {tensor.datatype} takes {count * kind.size} "
+            f"Input '{tensor.called}' of shape {tensor.shown} and datatype {tensor.datatype} takes {count * kind.size} "
             f"bytes, but there are {len(data)}."
         )
     if tensor.datatype == "BF16":  # the upper half of a single
@@ -171,10 +181,10 @@ def _unpacked_bytes(tensor: Tensor, count: int) -> list[Any]:
         start = at + 4
         at = start + int.from_bytes(data[at:start], "little")
         if start > size or at > size:
-            raise Invalid(f"Input '{tensor.name}' ends before its {count} elements do.")
+            raise Invalid(f"Input '{tensor.called}' ends before its {count} elements do.")
         found.append(bytes(data[start:at]))
     if at != size:
-        raise Invalid(f"Input '{tensor.name}' has {size - at} bytes more than its {count} elements.")
+        raise Invalid(f"Input '{tensor.called}' has {size - at} bytes more than its {count} elements.")
     return found
 
 
@@ -208,19 +218,19 @@ def _number(tensor: Tensor, value: Any) -> Any:
         if type(value) is not int:
             raise _mistyped(tensor, value, _INT)
         if not kind.low <= value <= kind.high:
-            raise Invalid(f"Input '{tensor.name}' has {value}, which {tensor.datatype} does not hold.")
+            raise Invalid(f"Input '{tensor.called}' has {str(value)[:40]}, which {tensor.datatype} does not hold.")
     elif type(value) not in (int, float):
         raise _mistyped(tensor, value, "a number")
     return value
 
 
 def _miscounted(tensor: Tensor, count: int, found: int) -> Invalid:
-    return Invalid(f"Input '{tensor.name}' of shape {tensor.shape} has {count} elements, but its data have {found}.")
+    return Invalid(f"Input '{tensor.called}' of shape {tensor.shown} has {count} elements, but its data have {found}.")
 
 
 def _misshapen(tensor: Tensor) -> Invalid:
-    return Invalid(f"The data of input '{tensor.name}' are not nested as its shape {tensor.shape} says.")
+    return Invalid(f"The data of input '{tensor.called}' are not nested as its shape {tensor.shown} says.")
 
 
 def _mistyped(tensor: Tensor, value: Any, expected: str) -> Invalid:
-    return Invalid(f"Input '{tensor.name}' is {tensor.datatype}, so each of its elements must be {expected}.")
+    return Invalid(f"Input '{tensor.called}' is {tensor.datatype}, so each of its elements must be {expected}.")

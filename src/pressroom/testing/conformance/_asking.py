@@ -72,6 +72,10 @@ class Door:
                 raise Failed(f"an error within the stream: {event['error']}")
         return parsed
 
+    def embeds(self) -> bool:
+        """Whether the model gives embeddings."""
+        return self.post("/v1/embeddings", {"model": self.model, "input": "x"})[0] == 200
+
     # The same question through every door.
 
     def chat(self, text: str, *, stream: bool = False, **body: Any) -> Said:

@@ -38,11 +38,14 @@ def conformance(
 ) -> list[Result]:
     """Run every check (or `only` some, by name) against `model` behind the gateway at `url`, in order.
 
+    A model that embeds is asked only what such a one answers.
     `grpc` is the address of the gRPC door; without it the checks of all doors leave that one out. An error of the
     connection or of Python within a check counts as failed.
     """
     door = Door(url, model, grpc=grpc)
     wanted = set(only)
+    if not wanted and door.embeds():
+        wanted = {check.name for check in CHECKS if check.needs == "embeddings"}
     found = []
     for check in CHECKS:
         if not wanted or check.name in wanted:
