@@ -387,10 +387,10 @@ class Call:
 
     def _closed(self) -> None:
         """Everything is said."""
-        self._connection.forget(self)
         if not self.complete:
             # The client need not go on sending (RFC 9113, 8.1).
             self._connection.write_control(h2.reset(self.id, h2.NO_ERROR))
+        self._connection.forget(self)
         self._let_go()
 
     def _let_go(self) -> None:

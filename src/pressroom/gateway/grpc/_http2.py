@@ -383,7 +383,7 @@ class Http2Connection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """Send what flow control lets through."""
         transport = self._transport
-        if transport is not None and not transport.is_closing():
+        if transport is not None and not self.over and not transport.is_closing():
             transport.write(data)
 
     def write_control(self, data: bytes) -> None:
