@@ -28,7 +28,7 @@ from pressroom.deploy import (
     stop_server,
     wait_until,
 )
-from pressroom.kernel import DeployError, LockedError, PortInUseError, Workspace
+from pressroom.kernel import DeployError, EngineError, LockedError, PortInUseError, Workspace
 
 
 @pytest.fixture
@@ -188,7 +188,11 @@ def test_deploying_again_what_failed_tries_it_anew(workspace: Workspace) -> None
         failing = deployments.put("parrot", ref="parrot:1", digest="", engine="echo", options={"nonsense": 1})
         with pytest.raises(DeployError, match="nonsense"):
             wait_until(deployments, failing, Phase.READY, timeout_s=60)
-        again = make_wish(workspace, "parrot:1", engine="echo", options={"nonsense": 1})
+        # Asked for in the usual way it would not have come so far: it is refused, and what is written stays.
+        with pytest.raises(EngineError, match="nonsense"):
+            make_wish(workspace, "parrot:1", engine="echo", options={"nonsense": 1})
+        assert deployments.get("parrot") == failing
+        again = deployments.retry("parrot")
         assert again.generation > failing.generation
         good = make_wish(workspace, "parrot:1", engine="echo")
         wait_until(deployments, good, Phase.READY, timeout_s=60)
