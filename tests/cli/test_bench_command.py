@@ -104,6 +104,9 @@ def test_an_interrupt_shows_what_was_measured(folder: Path) -> None:
         (["--slo", "ttft=-1"], "milliseconds"),
         (["--slo", "speed=1"], "milliseconds"),
         (["--seconds", "1", "--requests", "1"], "not both"),
+        (["--seconds", "nan"], "is not a number"),
+        (["--seconds", "inf"], "in the range"),
+        (["--seed", str(10**20)], "in the range"),
     ],
 )
 def test_wrong_usage_is_said(
@@ -112,6 +115,23 @@ def test_wrong_usage_is_said(
     monkeypatch.chdir(tmp_path)
     assert bench("parrot", *arguments) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_drawing_that_cannot_be_made_is_said_before_the_load(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path, said in (("nowhere/x.svg", "no folder nowhere"), (".", "cannot be written")):
+        assert bench("parrot", "--clients", "1", "--seconds", "3600", "--svg", path) == 1
+        assert said in capsys.readouterr().err
+
+
+def test_the_prompts_of_one_run_are_not_those_of_another(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def seed(*more: str) -> int:
+        assert bench("parrot", "--clients", "1", "--requests", "1", "--json", *more) == 0
+        return int(json.loads(capsys.readouterr().out)["settings"]["seed"])
+
+    assert seed() != seed()
+    assert seed("--seed", "7") == 7
 
 
 def test_what_does_not_exist_is_said(

@@ -98,6 +98,14 @@ def test_data_go_out_as_they_came(channel: grpc.Channel, raw: bool, texts: list[
         assert list(found.outputs[3].contents.int64_contents) == [len(each.split()) for each in texts]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_none(channel: grpc.Channel, value: float) -> None:
+    asked = request(b"x")
+    asked.parameters["temperature"].double_param = value
+    error = refused(channel, asked)
+    assert error.code() is Code.INVALID_ARGUMENT and "temperature" in error.details()
+
+
 def test_parameters(channel: grpc.Channel) -> None:
     asked = request(b"hello big world")
     asked.parameters["max_tokens"].int64_param = 2

@@ -77,6 +77,16 @@ def test_model(client: Client) -> None:
     assert [each["name"] for each in config["input"] if not each.get("optional")] == ["text_input"]
 
 
+def test_one_that_sleeps_is_ready(client: Client, gateway: GatewayThread) -> None:
+    """Clients ask whether it is before they ask anything else, and would never wake it."""
+    gateway.routes.set(Route(model="nap", ready=False, coming=True, asleep=True, detail="it is asleep"))
+    try:
+        assert client.ask(get("/v2/models/nap/ready"))[::2] == (200, {"name": "nap", "ready": True})
+        assert client.ask(get("/v1/models/nap"))[2]["ready"] is True
+    finally:
+        gateway.routes.remove("nap")
+
+
 def test_what_is_not_there(client: Client) -> None:
     for path in ("/v2/models/n", "/v2/models/n/ready", "/v2/models/n/versions/1", "/v2/models/", "/v2/nothing"):
         status, _, body = client.ask(get(path))
