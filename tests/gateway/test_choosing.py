@@ -54,6 +54,19 @@ def test_the_load_decides_the_kind_of_engine() -> None:
     assert chooser.choose([small, large], chat("hi"), 30.0) is small
 
 
+def test_a_load_does_not_fall_while_nothing_new_comes() -> None:
+    """Sixteen long answers that end together, and the next sixteen right after them."""
+    chooser = Chooser()
+    chooser.speeds = dict(SPEEDS)
+    small, large = lane("small", 1), lane("large", 2)
+    assert chooser.choose([small, large], chat("hi"), 0.0, waiting=15) is large
+    for left in range(15, -1, -1):
+        large.load.running = left
+        chooser.ended([small, large], 20.0 + (15 - left) / 100)
+    assert chooser.choose([small, large], chat("hi"), 20.2) is large
+    assert chooser.choose([small, large], chat("hi"), 30.0) is small, "it has fallen since they ended"
+
+
 def test_a_rising_load_waits_for_what_runs_and_moves_what_has_not_begun() -> None:
     chooser = Chooser()
     chooser.speeds = dict(SPEEDS)

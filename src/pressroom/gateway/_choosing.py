@@ -103,9 +103,7 @@ class Chooser:
     def _best(self, lanes: Sequence[Lane], now: float, waiting: int) -> str:
         """The engine that was measured best at the present load, counting the request that is about to begin; '' where
         all are of one kind or nothing was measured."""
-        running = 1 + waiting + sum(lane.load.running for lane in lanes)
-        self._load = max(running, self._load * 0.5 ** ((now - self._at) / _HALF_LIFE_S))
-        self._at = now
+        self._note(1 + waiting + sum(lane.load.running for lane in lanes), now)
         kinds = {lane.route.engine for lane in lanes}
         if len(kinds) < 2:
             return ""
@@ -116,6 +114,14 @@ class Chooser:
         if self._kind in rates and rates[best] <= rates[self._kind] * _WORTH:
             return self._kind
         return best
+
+    def ended(self, lanes: Sequence[Lane], now: float) -> None:
+        """A request has ended. Until then the load was what it was: it does not fall while nothing new comes."""
+        self._note(1 + sum(lane.load.running for lane in lanes), now)
+
+    def _note(self, running: int, now: float) -> None:
+        self._load = max(running, self._load * 0.5 ** ((now - self._at) / _HALF_LIFE_S))
+        self._at = now
 
     def _rises(self, wanted: str) -> bool:
         """Whether `wanted` is the engine for more load than the one that is asked now."""

@@ -362,6 +362,9 @@ class Generation(Call, Asked):
             lane.load.running -= 1
             lane.load.used = now
             lane.unbegun.pop(self, None)
+            served = self._house.routes.served(self.model)
+            if served is not None and served.chooser is not None:
+                served.chooser.ended(served.lanes, now)
             if not lane.load.running and self._house.waiting.of(self.model):
                 self._house.waiting.changed(self.model)  # a change to another kind of engine may wait for this
 

@@ -73,7 +73,7 @@ class Call:
 
     __slots__ = (
         "_begun", "_buffer", "_connection", "_fresh", "_given", "_held", "_out", "_paused", "_read", "_slow", "_timer",
-        "_trailers", "_unsent", "complete", "encoding", "handler", "id", "message_limit", "moved", "over", "window",
+        "_told", "_trailers", "_unsent", "complete", "encoding", "handler", "id", "message_limit", "moved", "over", "window",
     )  # fmt: skip
 
     def __init__(self, connection: Http2Connection, id: int, window: int) -> None:
@@ -93,6 +93,7 @@ class Call:
         self.message_limit = connection.door.message_limit
         #: When anything went in or out last, in the door's time.
         self.moved = connection.door.now
+        self._told = False  # the handler knows that there is no more
         self._paused = False
         self._fresh = 0  # bytes that came since the client was told that it may send more
         self._begun = False  # the headers of the answer are out
@@ -158,10 +159,11 @@ class Call:
         elif at < end:
             buffer += data[at:] if at else data
         self._count()
-        if self.complete and not self.over and not (self._paused and buffer):
+        if self.complete and not self._told and not self.over and not (self._paused and buffer):
             if buffer:
                 self.refuse(Code.INTERNAL, "The call ended in the middle of a message.")
             else:
+                self._told = True
                 self.handler.no_more()
 
     def _opened(self, flag: int, message: bytes, limit: int) -> bytes | None:
@@ -212,13 +214,14 @@ class Call:
     @property
     def has_message(self) -> bool:
         """Whether a whole message has come that was not given on, because of `pause`."""
-        buffer = self._buffer
-        return len(buffer) >= _PREFIX_BYTES and len(buffer) - _PREFIX_BYTES >= int.from_bytes(buffer[1:5], "big")
+        buffer, at = self._buffer, self._read
+        left = len(buffer) - at - _PREFIX_BYTES
+        return left >= 0 and left >= int.from_bytes(buffer[at + 1 : at + _PREFIX_BYTES], "big")
 
     @property
     def has_part(self) -> bool:
         """Whether a message has begun to come."""
-        return bool(self._buffer)
+        return len(self._buffer) > self._read
 
     def pause(self) -> None:
         """Take no more messages until `resume`."""
