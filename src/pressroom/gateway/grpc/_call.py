@@ -73,7 +73,8 @@ class Call:
 
     __slots__ = (
         "_begun", "_buffer", "_connection", "_fresh", "_given", "_held", "_out", "_paused", "_read", "_slow", "_timer",
-        "_told", "_trailers", "_unsent", "complete", "encoding", "handler", "id", "message_limit", "moved", "over", "window",
+        "_told", "_trailers", "_unsent",
+        "complete", "encoding", "handler", "id", "message_limit", "moved", "over", "window",
     )  # fmt: skip
 
     def __init__(self, connection: Http2Connection, id: int, window: int) -> None:
