@@ -41,7 +41,8 @@ def load(package: str, group: str, name: str, *, attribute: str = "Backend") -> 
         MissingDependencyError: a library it needs is not installed.
     """
     own = _own(package)
-    foreign = _foreign(group)
+    # To look for others' takes as long as the distributions that are installed are many.
+    foreign = {} if name in own else _foreign(group)
     if name not in own and name not in foreign:
         known = sorted({*own, *foreign})
         raise PluginError(
