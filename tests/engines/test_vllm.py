@@ -464,7 +464,7 @@ def test_arguments_that_vllm_refuses(engine_of: Start) -> None:
     [
         ({"dtyp": "bfloat16"}, "no option 'dtyp'", "dtype"),
         ({"xyzzy": 1}, "no option 'xyzzy'", "kv_cache_gib"),
-        ({"dtype": "int4"}, "dtype = 'int4'", ""),
+        ({"dtype": "int4"}, "'dtype' of vllm is not one of auto", ""),
         ({"kv_cache_gib": 0}, "above 0", ""),
         ({"kv_cache_gib": True}, "above 0", ""),
         ({"gpu_memory_utilization": 1.5}, "at most 1", ""),

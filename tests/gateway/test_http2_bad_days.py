@@ -432,7 +432,7 @@ def test_figures_of_an_engine_that_are_none(script: MakeScript, usage: str, stre
 
 
 def test_a_stream_where_none_was_asked_for(script: MakeScript, caplog: pytest.LogCaptureFixture) -> None:
-    engine = script(lambda connected: connected.sendall(STREAM + b"0\r\n\r\n"))
+    engine = script(lambda connected: connected.sendall(STREAM + b"7\r\ndata: x\r\n0\r\n\r\n"))
     with GatewayThread(route_to(engine.port), grpc=True) as gateway, channel_to(gateway) as channel:
         with pytest.raises(grpc.RpcError) as found:
             infer(channel, request(b"x"))

@@ -219,10 +219,6 @@ class Generation(Call, Asked):
     def on_head(self, head: Head) -> None:
         self._head = head
         self._streaming = head.status == 200 and head.content_type.startswith(b"text/event-stream")
-        if self._streaming and not self._fields.get("stream"):
-            self._house.upstream.cancel(self)
-            self.on_failed(Failure.MALFORMED, "it sent a stream, and was asked for an answer in one piece")
-            return
         if self._paused and self.connection is not None:
             self.connection.pause()  # the client was slow before there was anything to hold back
 
@@ -230,6 +226,10 @@ class Generation(Call, Asked):
         self._pieces.append(data)
         self._size += len(data)
         if self._streaming:
+            if not self._fields.get("stream"):
+                self._house.upstream.cancel(self)
+                self.on_failed(Failure.MALFORMED, "it sent a stream, and was asked for an answer in one piece")
+                return
             if not self._first:
                 self._first = perf_counter()
                 assert self._lane is not None
