@@ -29,6 +29,13 @@ def lane(engine: str, port: int, running: int = 0) -> Lane:
     return Lane(Route(model="m", host="127.0.0.1", port=port, engine=engine), load)
 
 
+def measured() -> tuple[Chooser, Lane, Lane]:
+    """One that knows what both kinds give, and an idle lane of each."""
+    chooser = Chooser()
+    chooser.speeds = dict(SPEEDS)
+    return chooser, lane("small", 1), lane("large", 2)
+
+
 def chat(*texts: str) -> dict[str, Any]:
     roles = ("system", "user", "assistant")
     return {"messages": [{"role": roles[n % 3], "content": text} for n, text in enumerate(texts)]}
@@ -42,9 +49,7 @@ def test_the_rate_between_two_measured_loads() -> None:
 
 
 def test_the_load_decides_the_kind_of_engine() -> None:
-    chooser = Chooser()
-    chooser.speeds = dict(SPEEDS)
-    small, large = lane("small", 1), lane("large", 2)
+    chooser, small, large = measured()
     assert chooser.choose([small, large], chat("hi"), 0.0) is small
     small.load.running = 3
     assert chooser.choose([small, large], chat("hi"), 0.1) is small
@@ -56,9 +61,7 @@ def test_the_load_decides_the_kind_of_engine() -> None:
 
 def test_a_load_does_not_fall_while_nothing_new_comes() -> None:
     """Sixteen long answers that end together, and the next sixteen right after them."""
-    chooser = Chooser()
-    chooser.speeds = dict(SPEEDS)
-    small, large = lane("small", 1), lane("large", 2)
+    chooser, small, large = measured()
     assert chooser.choose([small, large], chat("hi"), 0.0, waiting=15) is large
     for left in range(15, -1, -1):
         large.load.running = left
@@ -68,9 +71,7 @@ def test_a_load_does_not_fall_while_nothing_new_comes() -> None:
 
 
 def test_a_rising_load_waits_for_what_runs_and_moves_what_has_not_begun() -> None:
-    chooser = Chooser()
-    chooser.speeds = dict(SPEEDS)
-    small, large = lane("small", 1), lane("large", 2)
+    chooser, small, large = measured()
     assert chooser.choose([small, large], chat("hi"), 0.0) is small
     small.load.running = 12
     assert chooser.choose([small, large], chat("hi"), 0.1) is None, "two at once on the same cores help nobody"
@@ -84,9 +85,7 @@ def test_a_rising_load_waits_for_what_runs_and_moves_what_has_not_begun() -> Non
 
 
 def test_a_long_answer_holds_up_a_change_for_some_seconds_only() -> None:
-    chooser = Chooser()
-    chooser.speeds = dict(SPEEDS)
-    small, large = lane("small", 1), lane("large", 2)
+    chooser, small, large = measured()
     assert chooser.choose([small, large], chat("hi"), 0.0) is small
     small.load.running = 1
     assert chooser.choose([small, large], chat("hi"), 1.0, waiting=20) is None
@@ -95,9 +94,7 @@ def test_a_long_answer_holds_up_a_change_for_some_seconds_only() -> None:
 
 
 def test_a_falling_load_goes_on_where_the_others_are_at_first() -> None:
-    chooser = Chooser()
-    chooser.speeds = dict(SPEEDS)
-    small, large = lane("small", 1), lane("large", 2)
+    chooser, small, large = measured()
     assert chooser.choose([small, large], chat("hi"), 0.0, waiting=60) is large
     large.load.running = 3
     assert chooser.choose([small, large], chat("hi"), 10.0) is large and not chooser.moving

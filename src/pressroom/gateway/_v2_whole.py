@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pressroom.gateway.asking import Asked, Asker
+from pressroom.gateway.asking import Asked, Asker, InOnePiece
 from pressroom.gateway.problems import Problem
 from pressroom.gateway.protocols._v2_answers import Answer, Embeddings, answer, embeddings
 from pressroom.gateway.protocols._v2_gather import Gathering
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Found = list[Answer] | Embeddings | Problem
 
 
-class Whole:
+class Whole(InOnePiece):
     """The Receiver of the whole answer to a job: `then` gets it, or what went wrong, once."""
 
     __slots__ = ("_job", "_then")
@@ -42,15 +42,6 @@ class Whole:
 
     def failed(self, problem: Problem) -> None:
         self._then(problem)
-
-    def begin(self, route: Route) -> None:
-        raise AssertionError("nothing here asks for a stream")
-
-    def data(self, data: bytes) -> None:
-        raise AssertionError("nothing here asks for a stream")
-
-    def end(self) -> None:
-        raise AssertionError("nothing here asks for a stream")
 
     def _gathered(self, bodies: list[bytes]) -> None:
         answers: list[Answer] = []

@@ -36,6 +36,22 @@ class Receiver(Protocol):
         """There is no answer, or no more of it."""
 
 
+class InOnePiece:
+    """The part of a Receiver that has nothing to do where no stream is asked for: an engine that sends one nevertheless
+    has failed before it comes here."""
+
+    __slots__ = ()
+
+    def begin(self, route: Route) -> None:
+        raise AssertionError("nothing here asks for a stream")
+
+    def data(self, data: bytes) -> None:
+        raise AssertionError("nothing here asks for a stream")
+
+    def end(self) -> None:
+        raise AssertionError("nothing here asks for a stream")
+
+
 class Asked(ABC):
     """A request under way."""
 

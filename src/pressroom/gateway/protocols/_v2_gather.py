@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pressroom.gateway.asking import Asked, Asker
+from pressroom.gateway.asking import Asked, Asker, InOnePiece
 
 if TYPE_CHECKING:
     from pressroom.gateway.problems import Problem
@@ -84,7 +84,7 @@ class Gathering(Asked):
             self._failed(problem)
 
 
-class _One:
+class _One(InOnePiece):
     """The Receiver of one answer."""
 
     __slots__ = ("_all", "_place")
@@ -95,15 +95,6 @@ class _One:
 
     def whole(self, body: bytes, route: Route) -> None:
         self._all.came(self._place, body)
-
-    def begin(self, route: Route) -> None:
-        raise AssertionError("nothing here asks for a stream")
-
-    def data(self, data: bytes) -> None:
-        raise AssertionError("nothing here asks for a stream")
-
-    def end(self) -> None:
-        raise AssertionError("nothing here asks for a stream")
 
     def failed(self, problem: Problem) -> None:
         self._all.broke(self._place, problem)
