@@ -172,6 +172,20 @@ def test_whole_messages_that_wait_are_counted_too(echo: Echoes, monkeypatch: pyt
         until(lambda: door.calls == 0 and door.held == 0)
 
 
+def test_large_requests_that_run_are_counted_until_they_have_ended(echo: Echoes) -> None:
+    """The text lives on in what the engine is asked, whichever way the end of the call came."""
+    engine = echo(delay_s=0.05, tokens=10_000)
+    with GatewayThread(route_to(engine.port), grpc=True) as gateway:
+        door = door_of(gateway)
+        large = message(infer_bytes(b"x" * 200_000))
+        with contextlib.closing(Http2Client(gateway.grpc_port)) as client:
+            client.call(large)
+            client.call(large, pseudo(":path", f"/{SERVICE}/ModelStreamInfer"), end=False)
+            until(lambda: engine.active == 2)
+            assert 400_000 < door.held < 401_000
+        until(lambda: door.calls == 0 and door.held == 0)
+
+
 def test_a_message_that_grows_too_much_when_it_is_opened(client: Http2Client) -> None:
     bomb = gzip.compress(bytes(31_000_000))
     _, trailers = client.answer(client.call(message(bomb, 1), with_header("grpc-encoding", "gzip")))
@@ -257,7 +271,7 @@ def test_a_deadline_frees_a_call_whatever_it_waits_for(gateway: GatewayThread, s
 
 def test_who_does_nothing_is_looked_after(echo: Echoes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A message that does not come, and an answer that nobody takes."""
-    for name, seconds in (("_call._MESSAGE_S", 0.2), ("_call._STALL_S", 0.2), ("_door._CALLS_S", 0.1)):
+    for name, seconds in (("_call._MESSAGE_S", 0.2), ("_call.STALL_S", 0.2), ("_door._CALLS_S", 0.1)):
         monkeypatch.setattr(f"pressroom.gateway.grpc.{name}", seconds)
     with GatewayThread(route_to(echo().port), grpc=True) as gateway:
         with contextlib.closing(Http2Client(gateway.grpc_port)) as client:

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from pressroom.registry import Registry
     from pressroom.registry.base import Version
 
-# How a version is related to another form of the same model.
 # What fits into 32 bits, as engines and the database keep it.
-_SIZES = {"context": (0, 2**31 - 1), "slots": (0, 1024), "threads": (0, 1024)}
+_BOUNDS = dict(zip(SIZES, ((0, 2**31 - 1), (0, 1024), (0, 1024)), strict=True))
 # Sooner, and an engine would be asleep before anybody saw it awake.
 _SOONEST_S, _LATEST_S = 1.0, 1e9
+# How a version is related to another form of the same model.
 _OTHER_FORMS = ("quantised",)
 
 
@@ -44,7 +44,7 @@ def make_wish(
         PluginError, CapabilityError: there is no such engine, or it does not run this kind of weights, or not here.
         DeployError: what was asked for contradicts itself.
     """
-    _check_sizes(options or {}, idle_stop_s)
+    _check_idle_stop(idle_stop_s)
     wanted = engine or workspace.settings.engine
     deployments = Deployments(workspace)
     more: dict[str, Any] = {"options": options, "replicas": replicas, "idle_stop_s": idle_stop_s}
@@ -88,13 +88,7 @@ def make_wish(
     return deployments.retry(wish.name) if again else wish
 
 
-def _check_sizes(options: dict[str, Any], idle_stop_s: float | None) -> None:
-    for name, (low, high) in _SIZES.items():
-        value = options.get(name, low)
-        if type(value) is not int or not low <= value <= high:
-            raise DeployError(
-                f"{name} is {str(value)[:40]}", hint=f"It is a whole number from {low} to {high}.", asked=name
-            )
+def _check_idle_stop(idle_stop_s: float | None) -> None:
     if idle_stop_s and not _SOONEST_S <= idle_stop_s <= _LATEST_S:
         raise DeployError(
             f"it is to fall asleep after {idle_stop_s:g} s",
@@ -113,6 +107,12 @@ def _check_options(options: dict[str, Any] | None, engines: Sequence[str]) -> No
             )
     for name in engines:
         own = own_options(given, name)
+        for size, (low, high) in _BOUNDS.items():
+            value = own.get(size, low)
+            if type(value) is not int or not low <= value <= high:
+                raise DeployError(
+                    f"{size} is {str(value)[:40]}", hint=f"It is a whole number from {low} to {high}.", asked=size
+                )
         engine_class(name).check_options({key: value for key, value in own.items() if key not in SIZES})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -23,13 +24,13 @@ def wrong_option(engine: str, given: Mapping[str, Any], known: Known) -> tuple[s
 
     Neither text has a value in it: somebody may have put a secret there.
     """
+    listed = f"Its options: {', '.join(known)}."
     for name, value in given.items():
         option = known.get(name)
         if option is None:
-            hint = did_you_mean(name, list(known), otherwise=f"Its options: {', '.join(known)}." if known else "")
-            return f"{engine} has no option {name!r}", hint
+            return f"{engine} has no option {name!r}", did_you_mean(name, list(known), otherwise=listed)
         if not option.fits(value):
-            return f"the option {name!r} of {engine} is not {option.wanted}", f"docs/{engine}.md lists its options."
+            return f"the option {name!r} of {engine} is not {option.wanted}", listed
     return None
 
 
@@ -40,7 +41,7 @@ def whole(low: int) -> Option:
 
 def number(wanted: str, fits: Callable[[float], bool]) -> Option:
     """A number; `fits` is asked of those that are."""
-    return Option(wanted, lambda value: type(value) in (int, float) and fits(value))
+    return Option(wanted, lambda value: type(value) in (int, float) and math.isfinite(value) and fits(value))
 
 
 def text(wanted: str = "text") -> Option:

@@ -87,6 +87,7 @@ class Generation(Call, Asked):
     __slots__ = (
         "_began",
         "_body",
+        "_chosen",
         "_door",
         "_ended",
         "_endpoint",
@@ -121,6 +122,7 @@ class Generation(Call, Asked):
         self._began = perf_counter()
         self._first = 0.0
         self._lane: Lane | None = None
+        self._chosen: Served | None = None  # where it was chosen among several
         self._series: Series | None = None
         self._head: Head | None = None
         self._streaming = False
@@ -159,6 +161,7 @@ class Generation(Call, Asked):
             lane.prepared = Prepared(lane.route, house.metrics.of(lane.route.model))
         self._lane = lane
         if served.chooser is not None:
+            self._chosen = served
             lane.unbegun[self] = None
             self._sent = perf_counter()
         prepared: Prepared = lane.prepared
@@ -362,9 +365,8 @@ class Generation(Call, Asked):
             lane.load.running -= 1
             lane.load.used = now
             lane.unbegun.pop(self, None)
-            served = self._house.routes.served(self.model)
-            if served is not None and served.chooser is not None:
-                served.chooser.ended(served.lanes, now)
+            if self._chosen is not None and self._chosen.chooser is not None:
+                self._chosen.chooser.ended(self._chosen.lanes, now)
             if not lane.load.running and self._house.waiting.of(self.model):
                 self._house.waiting.changed(self.model)  # a change to another kind of engine may wait for this
 

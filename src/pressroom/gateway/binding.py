@@ -7,7 +7,8 @@ import socket
 
 from pressroom.kernel import DeployError, PortInUseError
 
-_BACKLOG = 2_048
+#: Connections that may wait to be taken.
+BACKLOG = 2_048
 _HINTS = {
     "port": "Take another port: `--port`, PRESSROOM_GATEWAY_PORT, or `port` under [gateway] in pressroom.toml.",
     "grpc_port": "Take another one: PRESSROOM_GATEWAY_GRPC_PORT, or `grpc_port` under [gateway] in pressroom.toml.",
@@ -37,7 +38,7 @@ def bind(host: str, port: int, *, setting: str = "port") -> socket.socket:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
         # Two servers can bind a port that neither listens on yet: the second one would find out too late.
-        bound.listen(_BACKLOG)
+        bound.listen(BACKLOG)
     except OSError as error:
         bound.close()
         if error.errno == errno.EADDRINUSE:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pressroom.gateway._http_server import Listener
 from pressroom.gateway.app import Gateway
-from pressroom.gateway.binding import bind, url_of
+from pressroom.gateway.binding import BACKLOG, bind, url_of
 from pressroom.kernel import DeployError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_BACKLOG = 2_048
 _DRAIN_POLL_S = 0.02
 # For the errors that end what ran too long to reach their clients.
 _LAST_WORDS_S = 0.5
@@ -51,7 +50,7 @@ async def serve(
     grpc = await _open_grpc(gateway, host, grpc_port, grpc_started) if grpc_port is not None else None
     listener = Listener(gateway, body_limit=settings.max_body_bytes, streamed=gateway.streamed)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(listener.connect, sock=bound, backlog=_BACKLOG)
+    server = await loop.create_server(listener.connect, sock=bound, backlog=BACKLOG)
     try:
         started(url_of(bound))
         await stop.wait()

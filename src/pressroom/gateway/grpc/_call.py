@@ -6,8 +6,8 @@ import asyncio
 import logging
 import zlib
 from collections import deque
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, unquote_to_bytes
 
 from pressroom.gateway.grpc import _frames as h2
@@ -25,9 +25,10 @@ STREAM_WINDOW = 1 << 18
 _UNPACKED, _UNPACKED_FREE = 100, 1 << 20
 # Calls that keep less than this are never ended for what all of them keep.
 _SMALL = 1 << 16
-# Seconds for a message to come where one is due, and for a client to take anything of an answer.
+# Seconds for a message to come where one is due.
 _MESSAGE_S = 60.0
-_STALL_S = 300.0
+#: Seconds for a client to take anything of an answer.
+STALL_S = 300.0
 # Of a message to people, in bytes as it is sent: a client takes 16 kB of trailers at most.
 _LONGEST_MESSAGE = 2_048
 # Whether a message is compressed, and its length.
@@ -119,11 +120,12 @@ class Call:
         self.complete = last
         self.moved = self._connection.door.now
         if not self.over:
-            self._guarded(data)
+            self.guarded(self._messages, data)
 
-    def _guarded(self, data: bytes) -> None:
+    def guarded(self, work: Callable[..., None], *given: Any) -> None:
+        """Do something for this call."""
         try:
-            self._messages(data)
+            work(*given)
         except Exception:  # the edge of the server: one call's fault must not end the others  # noqa: BLE001
             _log.exception("a gRPC call failed")
             self.refuse(Code.INTERNAL, "The gateway failed on this call; its log says why.")
@@ -239,7 +241,7 @@ class Call:
 
     def _resumed(self) -> None:
         if not self._paused and not self.over:
-            self._guarded(b"")
+            self.guarded(self._messages, b"")
 
     def _give_leave(self) -> None:
         self._connection.write_control(h2.window_update(self.id, self._fresh))
@@ -324,7 +326,7 @@ class Call:
     def look_after(self, now: float) -> None:
         """End a call whose client does nothing for it: sends no message where one is due, or takes no answer."""
         if self._unsent or self._trailers is not None:
-            if now - self.moved > _STALL_S:
+            if now - self.moved > STALL_S:
                 self._connection.cancel(self)
         elif not self.complete and not self.over and self.handler.hurries and now - self.moved > _MESSAGE_S:
             self.refuse(Code.DEADLINE_EXCEEDED, f"Nothing came of the message for {_MESSAGE_S:.0f} s.")
@@ -339,7 +341,7 @@ class Call:
         if unfinished:
             try:
                 self.handler.gone()
-            except Exception:  # as in _guarded: the other calls of its connection are told, too  # noqa: BLE001
+            except Exception:  # as in guarded: the other calls of its connection are told, too  # noqa: BLE001
                 _log.exception("a gRPC call failed as its client left")
 
     def pump(self) -> None:
@@ -381,7 +383,7 @@ class Call:
             self._count()
         if self._slow and self._unsent < _LOW and not self.over:
             self._slow = False
-            self.handler.ready()
+            self.guarded(self.handler.ready)
 
     def _queue(self, message: bytes) -> None:
         self._out.append(memoryview(b"\0" + len(message).to_bytes(4, "big") + message))

@@ -79,8 +79,8 @@ class Unary:
             self._call.refuse(Code.INTERNAL, "This method takes one message, and got another one.")
             return
         self._data = data
-        if not self._call.complete:
-            self._call.keep(len(data))
+        if len(data) > SMALL:
+            self._call.keep(len(data))  # it lives on in what is asked of the engine
 
     def no_more(self) -> None:
         data = self._data

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pressroom.gateway.grpc._call import ENCODINGS, Call, Handler
+from pressroom.gateway.grpc._call import ENCODINGS, STALL_S, Call, Handler
 from pressroom.gateway.grpc._heads import Code, Head
 from pressroom.gateway.grpc._http2 import Http2Connection
 
@@ -18,13 +18,12 @@ _FAIR_SHARE = 64
 _LARGEST_AT_ONCE = 8
 _HELD_AT_LEAST = 256 << 20
 # Seconds: for one that is sent away to leave; for a client to say that it speaks HTTP/2; of silence before it is asked
-# whether it is there, and then until it has said so; without a call; for one that reads nothing to take anything.
+# whether it is there, and then until it has said so; without a call.
 _LINGER_S = 5.0
 _GREETING_S = 20.0
 _SILENCE_S = 60.0
 _PONG_S = 20.0
 _IDLE_S = 600.0
-_STALL_S = 300.0
 _TICK_S = 0.5
 # How often calls are looked at.
 _CALLS_S = 10.0
@@ -93,8 +92,6 @@ class Door:
         if head.timeout_s is not None:
             call.expire_in(head.timeout_s)
         call.handler = method.begin(call)
-        if self._stopping:
-            call.handler.stop()
 
     def stop(self) -> None:
         """Take no more calls; connections close as theirs end."""
@@ -112,8 +109,8 @@ class Door:
 
     @property
     def busy(self) -> bool:
-        """Whether a connection has something to say."""
-        return any(not connection.over for connection in self.connections)
+        """Whether a connection has something to say, or has said what its client has not taken."""
+        return any(not connection.over or connection.unsent for connection in self.connections)
 
     def abort(self) -> None:
         """Close what is left, at once."""
@@ -136,15 +133,12 @@ class Door:
     def _look_after(self, connection: Http2Connection) -> None:
         connection.tick()
         silent = self.now - connection.heard
-        if connection.over:
-            if self.now - connection.took > _LINGER_S:
-                connection.abort()
-        elif connection.slow:
+        if connection.over or connection.slow:
             if connection.unsent_moved():
                 connection.took = self.now
-            elif self.now - connection.took > _STALL_S:
+            elif self.now - connection.took > (STALL_S if connection.unsent else _LINGER_S):
                 connection.abort()
-        elif not connection.greeted:
+        elif not connection.settled:
             if silent > _GREETING_S:
                 connection.abort()
         elif silent > _SILENCE_S + _PONG_S and connection.pinged:

@@ -21,7 +21,6 @@ class Code(IntEnum):
     """gRPC's status of a call."""
 
     OK = 0
-    CANCELLED = 1
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5

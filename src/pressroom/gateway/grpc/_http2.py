@@ -78,7 +78,8 @@ class Http2Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._rest = b""  # of a frame that has not come whole
         self._greeted = False
-        self._settled = False  # whether its first settings came
+        #: Whether it speaks HTTP/2: its first settings came.
+        self.settled = False
         self._decoder = Decoder()
         self._heads: dict[bytes, tuple[int, Head]] = {}
         self._block = bytearray()  # headers that go on in the next frame
@@ -210,7 +211,7 @@ class Http2Connection(asyncio.Protocol):
             self._head(block, self._block_flags, stream)
 
     def _head(self, block: bytes, flags: int, stream: int) -> None:
-        if not self._settled:
+        if not self.settled:
             raise _Broken(h2.PROTOCOL_ERROR, "headers before settings")
         known = self._heads.get(block)
         if known is not None and known[0] == self._decoder.changes:
@@ -239,13 +240,17 @@ class Http2Connection(asyncio.Protocol):
                     call.received(b"", True)  # trailers, which say nothing in a request
             return
         self._last = stream
+        if not head.path and head.refusal is None:
+            self._reset(stream, h2.PROTOCOL_ERROR)  # trailers of nothing
+            return
         if self._leaving or len(self.calls) >= MOST_STREAMS:
             self.write_control(h2.reset(stream, h2.REFUSED_STREAM))
             return
         call = Call(self, stream, self.stream_window)
         self.calls[stream] = call
         self.door.calls += 1
-        self.door.begin(self, call, head)
+        call.complete = bool(flags & h2.END_STREAM)
+        call.guarded(self.door.begin, self, call, head)
         if flags & h2.END_STREAM:
             call.received(b"", True)
 
@@ -277,7 +282,7 @@ class Http2Connection(asyncio.Protocol):
     # Everything else.
 
     def _other(self, kind: int, payload: bytes, flags: int, stream: int) -> None:
-        if not self._settled and kind != h2.SETTINGS:
+        if not self.settled and kind != h2.SETTINGS:
             raise _Broken(h2.PROTOCOL_ERROR, "something before settings")
         if kind == h2.WINDOW_UPDATE:
             self._more_window(payload, stream)
@@ -311,9 +316,9 @@ class Http2Connection(asyncio.Protocol):
             raise _Broken(h2.FRAME_SIZE_ERROR, "settings are cut short")
         if flags & h2.ACK:
             return
-        if self._settled:
+        if self.settled:
             self._count_idle(_SETTINGS_COST)
-        self._settled = True
+        self.settled = True
         window = self.stream_window
         for name, value in struct.iter_unpack(">HL", payload):
             if name == h2.INITIAL_WINDOW_SIZE:
@@ -440,9 +445,8 @@ class Http2Connection(asyncio.Protocol):
 
     def unsent_moved(self) -> bool:
         """Whether the client took anything of what waits for it since this was asked last."""
-        assert self._transport is not None
-        before, self._unsent = self._unsent, self._transport.get_write_buffer_size()
-        return self._unsent != before or not self._unsent
+        before, self._unsent = self._unsent, self.unsent
+        return self._unsent != before
 
     def ping(self) -> None:
         """Ask whether the client is still there."""
@@ -450,9 +454,9 @@ class Http2Connection(asyncio.Protocol):
         self.write(h2.frame(h2.PING, b"pressing"))
 
     @property
-    def greeted(self) -> bool:
-        """Whether it is a client that speaks HTTP/2."""
-        return self._settled
+    def unsent(self) -> int:
+        """Bytes that were written and that the client has not taken."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     def leave(self) -> None:
         """Take no more calls; close when the last one has ended."""

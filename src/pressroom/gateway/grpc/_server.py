@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pressroom.gateway._descriptors import connections_allowed
 from pressroom.gateway.asking import Asker
-from pressroom.gateway.binding import bind
+from pressroom.gateway.binding import BACKLOG, bind
 from pressroom.gateway.control import ModelControl
 from pressroom.gateway.routes import RouteTable
 from pressroom.kernel import GatewaySettings, MissingDependencyError
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pressroom.gateway.grpc._door import Door
 
 _FEWEST_CONNECTIONS, _MOST_CONNECTIONS = 16, 1_024
-_BACKLOG = 2_048
 _POLL_S = 0.02
 # For the errors that end what ran too long to reach their clients.
 _LAST_WORDS_S = 0.5
@@ -86,7 +85,7 @@ async def open_grpc(
     service = Service(asker, routes, control, ready=is_ready, refused=refused)
     methods = {**service.methods(), **Health(is_ready, (NAME,)).methods(), **Reflection(NAME).methods()}
     door = Door(methods, message_limit=settings.grpc_max_message_bytes, most_connections=_connections())
-    server = await asyncio.get_running_loop().create_server(door.connect, sock=bound, backlog=_BACKLOG)
+    server = await asyncio.get_running_loop().create_server(door.connect, sock=bound, backlog=BACKLOG)
     return GrpcServer(server, door, bound.getsockname()[1])
 
 

@@ -13,6 +13,7 @@ from pressroom.gateway.asking import Asked, Asker
 from pressroom.gateway.grpc import _reading as reading
 from pressroom.gateway.grpc import _wire as wire
 from pressroom.gateway.grpc._call import Call
+from pressroom.gateway.grpc._calls import SMALL
 from pressroom.gateway.grpc._heads import Code
 from pressroom.gateway.problems import Problem
 from pressroom.gateway.protocols._v2_answers import Answer, Stream, answer
@@ -39,6 +40,7 @@ class Session:
         self._routes = routes
         self._faces = faces
         self._running: dict[object, Asked | None] = {}
+        self._sizes: dict[object, int] = {}  # of the large requests that run
         self._no_more = False
         self._stopping = False
         self._slow = False
@@ -46,7 +48,13 @@ class Session:
     # What the call says.
 
     def message(self, data: bytes) -> None:
-        self._take(data)
+        size = len(data) if len(data) > SMALL else 0
+        if size:
+            self._call.keep(size)  # it lives on in what is asked of the engine
+            if self._call.over:
+                return
+        if not self._take(data, size):
+            self._call.keep(-size)
         if len(self._running) >= _AT_ONCE:
             self._call.pause()
 
@@ -95,7 +103,8 @@ class Session:
         elif self._stopping:
             self._call.end()
 
-    def _take(self, data: bytes) -> None:
+    def _take(self, data: bytes, size: int) -> bool:
+        """Ask for what a message wants; whether that is asked."""
         id = ""
         try:
             request = reading.parsed(data)
@@ -104,13 +113,15 @@ class Session:
             job, raw = reading.read(request, face)
             whole = job.stream is False or job.embeds
             if whole:
-                self._ask_whole(job, raw)
+                self._ask_whole(job, raw, size)
             else:
-                self._ask_stream(job, raw)
+                self._ask_stream(job, raw, size)
         except Invalid as error:
             self.send(wire.refusal(error.message, id))
+            return False
+        return True
 
-    def _ask_whole(self, job: Job, raw: bool) -> None:
+    def _ask_whole(self, job: Job, raw: bool, size: int) -> None:
         key = object()
 
         def done(found: Found) -> None:
@@ -121,14 +132,14 @@ class Session:
             )
             self.ended(key)
 
-        self._running[key] = None
+        self._running[key], self._sizes[key] = None, size
         asked = Whole(job, done).ask(self._asker, _DOOR)
         self.began(key, asked)
 
-    def _ask_stream(self, job: Job, raw: bool) -> None:
+    def _ask_stream(self, job: Job, raw: bool, size: int) -> None:
         fields = job.streamed()
         receiver = _Streamed(self, job, raw)
-        self._running[receiver] = None
+        self._running[receiver], self._sizes[receiver] = None, size
         asked = self._asker.ask(fields, job.endpoint, receiver, door=_DOOR)
         self.began(receiver, asked)
 
@@ -145,6 +156,7 @@ class Session:
 
     def ended(self, key: object) -> None:
         self._running.pop(key, None)
+        self._call.keep(-self._sizes.pop(key, 0))
         self._go_on()
         self._end_if_done()
 
