@@ -20,8 +20,8 @@ _NO_LIMIT = 1 << 60
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MachineMemory:
     """Bytes. `engines` is what all engines together may take; `total` what the machine has, or its container may use
-    (`limit`, 0 where there is none); `free` what nobody uses at this moment. `how` says where
-    `engines` comes from."""
+    (`limit`, 0 where there is none); `free` what nobody uses at this moment. `how` says where `engines` comes
+    from."""
 
     engines: int
     total: int

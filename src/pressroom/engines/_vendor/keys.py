@@ -17,7 +17,6 @@ _FORM = re.compile(r"[\x21-\x7e]{1,4096}")
 _MOST_BYTES = 64 << 10
 #: Shorter ones are placeholders (`none`, `EMPTY`): taking them out of texts would mangle words.
 _SECRET_FROM = 8
-# How vendors' keys look, whole or masked in the middle, and how they are sent: for texts that quote another's key.
 
 
 class KeyProblem(Exception):

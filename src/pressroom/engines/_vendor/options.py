@@ -11,7 +11,7 @@ from typing import Any
 
 from pressroom.kernel import did_you_mean
 
-#: What keys of the vendors look like, after "Bearer" or by how they begin.
+#: How vendors' keys look, whole or masked in the middle, after "Bearer" or by how they begin: for texts that quote one.
 LIKE_KEYS = re.compile(r"(?i)\bbearer\s+[^\s\"',;]+|\b(?:sk|pk|rk|gsk|xai)[-_][a-z0-9_\-*.]{8,}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
