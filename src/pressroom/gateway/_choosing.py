@@ -2,10 +2,10 @@
 
 Two things are decided. Engines of different kinds are good at different loads (one answers a single client fast, the
 other many at once), so the one that was measured best at the present load gets what comes. Two that work at the same
-time on the same cores fall to a fraction of their speed, so a change of kind waits until what runs on the first is done,
-for some seconds at most, and what has not begun there is moved. Among engines of the same kind, a request goes where the
-beginning of its conversation was seen last, because that engine keeps it in its prefix cache; unless that engine has much
-more to do than the others.
+time on the same cores fall to a fraction of their speed, so a change of kind waits until what runs on the first is
+done, for some seconds at most, and what has not begun there is moved. Among engines of the same kind, a request goes
+where the beginning of its conversation was seen last, because that engine keeps it in its prefix cache; unless that
+engine has much more to do than the others.
 """
 
 from __future__ import annotations
