@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pressroom.engines.base import Capabilities
 from pressroom.gateway._choosing import Chooser, Speeds
+
+if TYPE_CHECKING:
+    from pressroom.gateway.policy import Policy
 
 _NOTHING = Capabilities(chat=False, completions=False, streaming=False)
 
@@ -24,6 +28,8 @@ class Route:
     """
 
     model: str
+    #: Which of the deployment's branches it belongs to; '' where it has one.
+    branch: str = ""
     host: str = ""
     port: int = 0
     ref: str = ""
@@ -38,6 +44,10 @@ class Route:
     asleep: bool = False
     detail: str = ""
     retry_after_s: int = 2
+    #: Whether it is a vendor's: what is asked leaves the machines of one's own.
+    elsewhere: bool = False
+    #: `exact` or `meaning`: the answer was kept from before, and no engine worked on it.
+    cache: str = ""
 
     @property
     def available(self) -> bool:
@@ -76,14 +86,51 @@ class Lane:
         self.unbegun: dict[Any, None] = {}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Branch:
+    """One of several ways to answer to a model: the copies of one version, or a vendor. `weight` is its share of the
+    requests beside the other branches' weights; with 0 it gets those only that a policy sends there.
+
+    `speeds` as `RouteTable.put` has them.
+    """
+
+    name: str
+    routes: tuple[Route, ...]
+    weight: float = 1.0
+    speeds: Mapping[str, Speeds] = field(default_factory=dict)
+
+
+class Tally:
+    """What came of the requests on one branch since the server began; only ever grows. Changed on the event loop, read
+    from anywhere. `latest` are (seconds to the first token or, of an answer in one piece, to all of it; worked or not)
+    of the last requests, newest at the end."""
+
+    __slots__ = ("answered", "failed", "latest", "left")
+
+    def __init__(self) -> None:
+        self.answered = 0
+        #: Ended with a status of 500 or more, or broke off.
+        self.failed = 0
+        self.left = 0
+        self.latest: deque[tuple[float, bool]] = deque(maxlen=512)
+
+
 class Served:
-    """One model: its lanes (at least one, the first of which speaks for all), and who chooses among several."""
+    """One model, or one branch of it: its lanes (at least one, the first of which speaks for all), and who chooses
+    among several. A model with `branches` is answered by these, as `policy` says; its lanes are those of the branch
+    with the largest weight."""
 
-    __slots__ = ("chooser", "lanes")
+    __slots__ = ("branches", "chooser", "lanes", "policy", "tally", "weight")
 
-    def __init__(self, lanes: tuple[Lane, ...], chooser: Chooser | None) -> None:
+    def __init__(
+        self, lanes: tuple[Lane, ...], chooser: Chooser | None, *, tally: Tally | None = None, weight: float = 1.0
+    ) -> None:
         self.lanes = lanes
         self.chooser = chooser
+        self.tally = tally or Tally()
+        self.weight = weight
+        self.branches: dict[str, Served] = {}
+        self.policy: Policy | None = None
 
     @property
     def route(self) -> Route:
@@ -106,25 +153,64 @@ class RouteTable:
         """Let `route` alone answer for its model, in place of what did."""
         self.put(route.model, [route])
 
-    def put(self, model: str, routes: Sequence[Route], *, speeds: Mapping[str, Speeds] | None = None) -> None:
+    def put(
+        self,
+        model: str,
+        routes: Sequence[Route],
+        *,
+        speeds: Mapping[str, Speeds] | None = None,
+        policy: Policy | None = None,
+    ) -> None:
         """Let these routes answer for `model`, in place of what did. `speeds` is what the engines named by
         `Route.engine` were measured to give, where the load is to choose among them."""
         assert routes and all(route.model == model for route in routes)
         with self._writing:
-            before = self._served.get(model)
-            known = {lane.route: lane for lane in before.lanes} if before is not None and len(routes) > 1 else {}
-            lanes = []
-            for route in routes:
-                load = self._loads.setdefault(_endpoint(route), Load())
-                lanes.append(known.get(route) or Lane(route, load))
-            chooser = None
-            if len(lanes) > 1:
-                # What it remembers of prefixes stays true of the engines that stay.
-                chooser = before.chooser if before is not None and before.chooser is not None else Chooser()
-                chooser.speeds = dict(speeds or {})
-            self._served = {**self._served, model: Served(tuple(lanes), chooser)}
+            served = self._made(routes, speeds, self._served.get(model))
+            served.policy = policy
+            self._served = {**self._served, model: served}
             self._forget_idle()
         self._tell(model)
+
+    def put_branches(self, model: str, branches: Sequence[Branch], *, policy: Policy | None = None) -> None:
+        """Let these branches answer for `model`, in place of what did, each with its share. The names of branches are
+        those of their routes (`Route.branch`), and no two are alike."""
+        assert branches and len({branch.name for branch in branches}) == len(branches)
+        assert all(
+            route.branch == branch.name and route.model == model for branch in branches for route in branch.routes
+        )
+        with self._writing:
+            before = self._served.get(model)
+            known = before.branches if before is not None else {}
+            made = {
+                branch.name: self._made(branch.routes, branch.speeds, known.get(branch.name), weight=branch.weight)
+                for branch in branches
+            }
+            first = max(made.values(), key=lambda branch: branch.weight)
+            served = Served(first.lanes, first.chooser, tally=before.tally if before is not None else None)
+            served.branches, served.policy = made, policy
+            self._served = {**self._served, model: served}
+            self._forget_idle()
+        self._tell(model)
+
+    def _made(
+        self,
+        routes: Sequence[Route],
+        speeds: Mapping[str, Speeds] | None,
+        before: Served | None,
+        *,
+        weight: float = 1.0,
+    ) -> Served:
+        known = {lane.route: lane for lane in before.lanes} if before is not None and len(routes) > 1 else {}
+        lanes = []
+        for route in routes:
+            load = self._loads.setdefault(_endpoint(route), Load())
+            lanes.append(known.get(route) or Lane(route, load))
+        chooser = None
+        if len(lanes) > 1:
+            # What it remembers of prefixes stays true of the engines that stay.
+            chooser = before.chooser if before is not None and before.chooser is not None else Chooser()
+            chooser.speeds = dict(speeds or {})
+        return Served(tuple(lanes), chooser, tally=before.tally if before is not None else None, weight=weight)
 
     def remove(self, name: str) -> None:
         """Take the routes of `name` out; nothing happens where there are none."""
@@ -144,7 +230,7 @@ class RouteTable:
 
     def every(self) -> list[Route]:
         """Every route of every model, by name."""
-        return [lane.route for _, served in sorted(self._served.items()) for lane in served.lanes]
+        return [lane.route for _, served in sorted(self._served.items()) for lane in _lanes(served)]
 
     def in_flight(self, route: Route) -> int:
         """Requests that run on the endpoint of `route`, also after another route took its place.
@@ -175,6 +261,13 @@ class RouteTable:
         """For the gateway: what answers for `name`."""
         return self._served.get(name)
 
+    def tally(self, model: str, branch: str = "") -> Tally | None:
+        """What came of the requests on a branch of `model` ('': on all of it); None where there is no such thing."""
+        served = self._served.get(model)
+        if served is not None and branch:
+            served = served.branches.get(branch)
+        return served.tally if served is not None else None
+
     def lane(self, name: str) -> Lane | None:
         """The first lane of `name`."""
         served = self._served.get(name)
@@ -186,6 +279,8 @@ class RouteTable:
         # Counted first, then looked: whoever replaced the lane before this line is seen here, and whoever does after
         # it sees the count. Otherwise an engine could be stopped between the look-up and the count.
         served = self._served.get(lane.route.model)
+        if served is not None and served.branches:
+            served = served.branches.get(lane.route.branch)
         if served is not None and lane in served.lanes:
             return True
         lane.load.running -= 1
@@ -196,9 +291,15 @@ class RouteTable:
             listener(model)
 
     def _forget_idle(self) -> None:
-        used = {id(lane.load) for served in self._served.values() for lane in served.lanes}
+        used = {id(lane.load) for served in self._served.values() for lane in _lanes(served)}
         self._loads = {endpoint: load for endpoint, load in self._loads.items() if load.running or id(load) in used}
 
 
 def _endpoint(route: Route) -> tuple[str, str, int]:
     return route.model, route.host, route.port
+
+
+def _lanes(served: Served) -> list[Lane]:
+    if served.branches:
+        return [lane for branch in served.branches.values() for lane in branch.lanes]
+    return list(served.lanes)

@@ -38,10 +38,13 @@ from pressroom.kernel.machine import Machine, this_machine
 from pressroom.kernel.refs import Ref, is_name
 from pressroom.kernel.settings import (
     BatchSettings,
+    CostSettings,
     EnginesSettings,
     GatewaySettings,
     HubSettings,
+    LedgerSettings,
     MeasureSettings,
+    RolloutSettings,
     Settings,
     StorageSettings,
 )
@@ -54,6 +57,7 @@ __all__ = [
     "AccessError",
     "BatchSettings",
     "CapabilityError",
+    "CostSettings",
     "DeployError",
     "DigestMismatchError",
     "EngineError",
@@ -66,6 +70,7 @@ __all__ = [
     "InUseError",
     "Key",
     "Keys",
+    "LedgerSettings",
     "LockedError",
     "Machine",
     "MalformedWeightsError",
@@ -82,6 +87,7 @@ __all__ = [
     "Progress",
     "Ref",
     "RefError",
+    "RolloutSettings",
     "Settings",
     "SettingsError",
     "SourceError",

@@ -23,6 +23,8 @@ FILE_NAME = "pressroom.toml"
 PREFIX = "PRESSROOM_"
 # Read before any setting, to find the workspace: a variable, but not a setting of the file.
 WORKSPACE_VARIABLE = "PRESSROOM_WORKSPACE"
+# The key that `press ask` and other clients send: a secret has no place in a file of settings.
+KEY_VARIABLE = "PRESSROOM_API_KEY"
 
 
 def _setting(
@@ -57,6 +59,11 @@ class GatewaySettings:
         8081, "Port of KServe V2 over gRPC, on the same address; -1 opens none.", low=-1, high=65535
     )
     grpc_max_message_bytes: int = _setting(33_554_432, "Largest gRPC message taken.", low=1024)
+    require_key: bool = _setting(
+        False,
+        "Ask for a key (`press keys create NAME --right ask`) also over loopback. One is always asked for when the "
+        "gateway binds to more than loopback.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +104,43 @@ class BatchSettings:
     concurrency: int = _setting(8, "Requests of one batch that run at once.", low=1, high=1024)
     max_file_bytes: int = _setting(536_870_912, "Largest file that `/v1/files` takes; a larger one is a 413.", low=1)
     keep_days: int = _setting(30, "Days that uploaded files and the answers of batches are kept; 0: for ever.", low=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LedgerSettings:
+    content: str = _setting(
+        "none",
+        "What is kept of the texts of requests and answers: none; redacted (personal data and secrets taken out); full.",
+        choices=("none", "redacted", "full"),
+    )
+    keep_days: int = _setting(400, "Days that rows are kept; what was spent is kept for ever. 0: rows too.", low=0)
+    when_full: str = _setting(
+        "free",
+        "What is still answered when a row cannot be written, because the disk is full: free (requests that cost no "
+        "money and that no budget counts), or nothing.",
+        choices=("free", "nothing"),
+    )
+    language: bool = _setting(True, "Note the language of each request, from the text in memory.")
+    segment_bytes: int = _setting(
+        8_388_608, "Size of the files that rows are written to first.", low=65_536, high=1_073_741_824
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CostSettings:
+    machine_usd_per_hour: float = _setting(
+        0.0, "What this machine costs, in US dollars for an hour that it is on. 0: not known.", low=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutSettings:
+    keep_warm_s: float = _setting(
+        600.0, "Seconds that a replaced version stays loaded, so that `press rollback` is a switch and no load.", low=0
+    )
+    watch_s: float = _setting(
+        30.0, "Seconds that a canary takes its share before it takes over, if all its checks pass.", low=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,6 +201,9 @@ class Settings:
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     engines: EnginesSettings = field(default_factory=EnginesSettings)
     batch: BatchSettings = field(default_factory=BatchSettings)
+    ledger: LedgerSettings = field(default_factory=LedgerSettings)
+    cost: CostSettings = field(default_factory=CostSettings)
+    rollout: RolloutSettings = field(default_factory=RolloutSettings)
     measure: MeasureSettings = field(default_factory=MeasureSettings)
     storage: StorageSettings = field(default_factory=StorageSettings)
     hub: HubSettings = field(default_factory=HubSettings)
@@ -222,7 +269,7 @@ def _from_file(file: Path) -> Iterator[tuple[str, Any]]:
 def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
     by_variable = {variable: dotted for dotted, variable, _, _ in described()}
     for variable, text in environ.items():
-        if not variable.startswith(PREFIX) or variable == WORKSPACE_VARIABLE:
+        if not variable.startswith(PREFIX) or variable in (WORKSPACE_VARIABLE, KEY_VARIABLE):
             continue
         if variable not in by_variable:
             raise SettingsError(
