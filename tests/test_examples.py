@@ -15,7 +15,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
-BENCHMARKS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if not path.name.startswith("_"))
+# The soak is run by its own tests.
+BENCHMARKS = sorted(
+    path for path in (ROOT / "benchmarks").glob("*.py") if not path.name.startswith("_") and path.stem != "soak"
+)
 
 pytestmark = pytest.mark.slow
 
