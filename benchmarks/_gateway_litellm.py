@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from _gateway_peers import Launch, Peer, Place, Way
-from _gateway_running import KEY
+from _gateway_running import key
 
 _PACKAGES = ("litellm[proxy]==1.106.2",)
 _MODEL = """\
@@ -30,7 +30,7 @@ litellm_settings:
   request_timeout: 600
 """
 # It refuses to start without a key, and would fetch its list of prices from the network while it starts.
-_NEEDED = {"LITELLM_MASTER_KEY": KEY, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+_NEEDED = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
 _PRODUCTION = {**_NEEDED, "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}
 # A worker takes longer to load than uvicorn lets it be silent: without this it is ended before it is up, for ever.
 _PATIENT = ("--timeout_worker_healthcheck", "60")
@@ -39,14 +39,14 @@ _QUIET = "LITELLM_LOG=ERROR (no access log either), LITELLM_MODE=PRODUCTION, cal
 
 def _shipped(place: Place) -> Launch:
     config = place.write("config.yaml", _MODEL.format(upstream=place.upstream))
-    return Launch(command=_command(place, config), environ=_NEEDED)
+    return Launch(command=_command(place, config), environ={**_NEEDED, "LITELLM_MASTER_KEY": key()})
 
 
 def _tuned(workers: int, *more: str) -> Way:
     def launch(place: Place) -> Launch:
         config = place.write("config.yaml", _MODEL.format(upstream=place.upstream) + _TUNED)
         command = [*_command(place, config), "--num_workers", str(workers), *more]
-        return Launch(command=command, environ=_PRODUCTION)
+        return Launch(command=command, environ={**_PRODUCTION, "LITELLM_MASTER_KEY": key()})
 
     return Way(said=f"--num_workers {workers} {' '.join(more)}".strip() + f", {_QUIET}", launch=launch)
 

@@ -7,7 +7,16 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from _gateway_running import Cores, Deployed, cpu_seconds, request_for, workspace
+from _gateway_running import (
+    FEATURES,
+    Cores,
+    Deployed,
+    cpu_seconds,
+    deploy_routed,
+    every_feature,
+    request_for,
+    workspace,
+)
 from _load import run
 
 from pressroom.kernel import this_machine
@@ -20,10 +29,9 @@ _PACE_S = 0.002
 
 def deploy_echoes(ours: Deployed) -> dict[bool, tuple[str, int]]:
     """The engines that cost nothing, for plain requests (False) and streamed ones (True): name and port of each."""
-    tokens = ("--engine", "echo", "--option", f"tokens={_TOKENS}")
     return {
-        False: ("echo", ours.deploy("echo:1", "echo", *tokens)),
-        True: ("paced", ours.deploy("echo:1", "paced", *tokens, "--option", f"delay_s={_PACE_S}")),
+        False: ("echo", deploy_routed(ours, "echo", {"tokens": _TOKENS})),
+        True: ("paced", deploy_routed(ours, "paced", {"tokens": _TOKENS, "delay_s": _PACE_S})),
     }
 
 
@@ -85,7 +93,8 @@ def tokens_ratio(model: Path | None, *, seconds: float, repeats: int, clients: i
     pinned = cores.load if model is None else set[int]()
     ratios = []
     speeds: dict[str, list[float]] = {"direct": [], "gateway": []}
-    with workspace(server_cores=pinned, engine_cores=pinned) as ours:
+    with workspace(server_cores=pinned, engine_cores=pinned, settings=FEATURES) as ours:
+        every_feature(ours)
         if model is not None:
             ours.press("pull", str(model.resolve()), "--as", "bench")
             sizes = ("--slots", str(clients), "--context", "1024", "--threads", str(threads))

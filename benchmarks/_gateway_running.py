@@ -70,6 +70,18 @@ class Deployed:
         pin(deployment["pid"], self._engine_cores)
         return answering(deployment["pid"])
 
+    def apply(self, file: Path, name: str, route: str) -> int:
+        """Apply a file of a deployment and wait until it answers; the port of the engine of one of its routes."""
+        self.press("apply", str(file))
+        told = self.press("ps")
+        self.port = int(told["server"]["url"].rpartition(":")[2])
+        pin(int(told["server"]["pid"]), self._server_cores)
+        (deployment,) = [one for one in told["deployments"] if one["name"] == name]
+        for copy in deployment["copies"]:
+            pin(copy["pid"], self._engine_cores)
+        (wanted,) = [copy for copy in deployment["copies"] if copy["route"] == route]
+        return answering(wanted["pid"])
+
     def end(self) -> None:
         """End everything; returns when the server's process is gone, which writes to the folder to its end."""
         server = self.press("ps")["server"]
@@ -104,6 +116,50 @@ def workspace(
             yield deployed
         finally:
             deployed.end()
+
+
+# More than any run here comes to: what is measured is that it is counted.
+_PLENTY = "1000000000"
+_POLICY = """
+[retry]
+attempts = 2
+[breaker]
+failures = 5
+pause_s = 10
+"""
+
+
+#: Settings that go with `every_feature`.
+FEATURES = {"PRESSROOM_GATEWAY_REQUIRE_KEY": "true"}
+
+
+def every_feature(ours: Deployed) -> None:
+    """Turn on what a gateway has for trust: keys with limits, budgets for everything there is a budget for, and of each
+    request a row in the ledger. From now on `key` is one of its keys."""
+    global _key
+    limits = ("--rpm", "100M", "--tpm", "100M", "--parallel", "100000")
+    made = ours.press("keys", "create", "bench", "--right", "ask", "--team", "benchmark", *limits)
+    _key = made["secret"]
+    os.environ["LOAD_AUTHORIZATION"] = f"Bearer {_key}"
+    for scope in ("key:bench", "team:benchmark", "all"):
+        ours.press("budget", "set", scope, "1000000usd/month")
+        ours.press("budget", "set", scope, f"{_PLENTY} tokens/day")
+
+
+def deploy_routed(ours: Deployed, name: str, options: dict[str, Any]) -> int:
+    """Deploy an echo behind a policy: two routes with a price and a budget, one of which is asked where the other
+    fails. The port of the first one's engine."""
+    told = ", ".join(f"{option} = {json.dumps(value)}" for option, value in options.items())
+    route = f'engine = "echo"\noptions = {{ {told} }}\nprice = {{ prompt = 0.15, completion = 0.60 }}\n'
+    file = ours.folder / f"{name}.toml"
+    file.write_text(
+        f'name = "{name}"\n[[route]]\nname = "first"\nref = "{name}:1"\nweight = 1\n{route}'
+        f'[[route]]\nname = "second"\nref = "{name}:2"\nweight = 0\n{route}[fallback]\norder = ["first", "second"]\n'
+        f"{_POLICY}",
+        encoding="utf-8",
+    )
+    ours.press("budget", "set", f"deployment:{name}", "1000000usd/month")
+    return ours.apply(file, name, "first")
 
 
 class Cores(NamedTuple):
@@ -174,8 +230,13 @@ def request_for(model: str, *, stream: bool, **more: Any) -> bytes:
     body = {"model": model, "messages": [{"role": "user", "content": message}], "temperature": 0, **more}
     payload = json.dumps({**body, "stream": stream}).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(payload)}\r\n"
-    return head.encode() + f"Content-Type: application/json\r\nAuthorization: Bearer {KEY}\r\n\r\n".encode() + payload
+    return head.encode() + f"Content-Type: application/json\r\nAuthorization: Bearer {key()}\r\n\r\n".encode() + payload
 
 
-#: LiteLLM does not start without a key; the others ignore it.
-KEY = "sk-benchmark-0123456789abcdef0123456789abcdef"
+# LiteLLM does not start without a key, ours asks for one of its own, and both are asked the same; the others ignore it.
+_key = "sk-benchmark-0123456789abcdef0123456789abcdef"
+
+
+def key() -> str:
+    """The key that requests are sent with."""
+    return _key

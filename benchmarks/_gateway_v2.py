@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import urllib.request
 
+from _gateway_running import key
+
 PATH = "/inference.GRPCInferenceService/ModelInfer"
 
 
@@ -13,7 +15,7 @@ def rest(model: str, text: str) -> bytes:
     tensor = {"name": "text_input", "shape": [1], "datatype": "BYTES", "data": [text]}
     body = json.dumps({"inputs": [tensor]}).encode()
     head = f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
-    return head.encode() + b"Content-Type: application/json\r\n\r\n" + body
+    return head.encode() + f"Content-Type: application/json\r\nAuthorization: Bearer {key()}\r\n\r\n".encode() + body
 
 
 def message(model: str, text: str) -> bytes:
@@ -60,6 +62,7 @@ def _call(port: int, request: bytes) -> bytes:
 
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         try:
-            return bytes(channel.unary_unary(PATH)(request, timeout=60))
+            metadata = (("authorization", f"Bearer {key()}"),)
+            return bytes(channel.unary_unary(PATH)(request, timeout=60, metadata=metadata))
         except grpc.RpcError as error:
             raise ValueError(f"{error.code().name}: {error.details()}") from error

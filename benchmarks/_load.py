@@ -50,7 +50,8 @@ def run(
 ) -> dict[str, Any]:
     """One measurement: counts, `seconds`, and `p50_ms`, `p99_ms`, `ttft_p50_ms`, `ttft_p99_ms`.
 
-    `request` is a whole HTTP request, or the message of a call where `grpc` is its path.
+    `request` is a whole HTTP request, or the message of a call where `grpc` is its path; with that goes the metadata
+    `authorization` that the variable LOAD_AUTHORIZATION has.
     """
     command, _ = generator("_load_grpc" if grpc else "_load")
     with tempfile.NamedTemporaryFile() as file:
@@ -160,6 +161,8 @@ class _Load:
         import grpc.aio
 
         options = [("grpc.use_local_subchannel_pool", 1)]
+        said = os.environ.get("LOAD_AUTHORIZATION")
+        metadata = (("authorization", said),) if said else ()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{self.port}", options=options) as channel:
             await channel.channel_ready()
             method: Callable[[bytes], Awaitable[bytes]] = channel.unary_unary(path)
@@ -167,7 +170,7 @@ class _Load:
                 self.started += 1
                 sent = self.now()
                 try:
-                    good = bool(await method(self.request))
+                    good = bool(await method(self.request, metadata=metadata))
                 except grpc.aio.AioRpcError:
                     good = False
                 self.ended(sent, 0.0, good=good)

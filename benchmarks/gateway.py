@@ -2,10 +2,13 @@
 
     python benchmarks/gateway.py [--quick] [--model FILE.gguf] [--peers litellm,mlflow,…] [--environments DIR]
 
-The gateway runs as it is deployed: `press deploy` in a temporary workspace, the whole server on one core; the engine
-and the load generator share another. Each measurement of the gateway has one of the engine alone right before it, and
-the figures are medians over these pairs. The echo engine stands for an engine that costs nothing; `tokens_ratio` is
-taken on llama.cpp with a real model where one is found: `--model`, else the workspace's first GGUF version.
+The gateway runs as it is deployed: `press apply` in a temporary workspace, the whole server on one core; the engine
+and the load generator share another. All its features are on: a key is asked for and has limits, there are budgets in
+money and in tokens for the key, its team, the deployment and all, each deployment has two routes with prices, retries
+and a circuit breaker, and each request is a row of the ledger. Each measurement of the gateway has one of the engine
+alone right before it, and the figures are medians over these pairs. The echo engine stands for an engine that costs
+nothing; `tokens_ratio` is taken on llama.cpp with a real model where one is found: `--model`, else the first GGUF
+version of the workspace.
 
 The peers are put in front of the very same echo engine, each in an environment of its own (made on demand under
 `--environments`), on the core the gateway is on, and asked in turn with it: `rps_vs_…` is the median over the rounds of
@@ -31,7 +34,7 @@ from typing import Any
 from _gateway_overhead import deploy_echoes, overhead, tokens_ratio
 from _gateway_peers import NotMeasured, Peer
 from _gateway_rounds import FULL, QUICK, Bench, Question, compare
-from _gateway_running import Cores, Deployed, request_for, two_cores, workspace
+from _gateway_running import FEATURES, Cores, Deployed, deploy_routed, every_feature, request_for, two_cores, workspace
 from _gateway_v2 import PATH, message, rest, says
 from _load import generator
 
@@ -96,7 +99,7 @@ def _chat_words(request: bytes) -> str:
 
 def beside_peers(ours: Deployed, engine: int, arguments: argparse.Namespace, cores: Cores) -> dict[str, Any]:
     """Each comparison by its name, and why the others were not made."""
-    ours.deploy("mirror:1", "mirror", "--engine", "echo")
+    deploy_routed(ours, "mirror", {})
     found: dict[str, Any] = {}
     missing: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="pressroom-benchmark-peers-") as folder:
@@ -158,7 +161,8 @@ def main() -> None:
     began = time.perf_counter()
     cores = two_cores()
     result: dict[str, Any] = {}
-    with workspace(server_cores=cores.gateway, engine_cores=cores.load) as ours:
+    with workspace(server_cores=cores.gateway, engine_cores=cores.load, settings=FEATURES) as ours:
+        every_feature(ours)
         echoes = deploy_echoes(ours)
         if not arguments.only_peers:
             seconds, repeats = (0.5, 3) if arguments.quick else (1.5, 7)

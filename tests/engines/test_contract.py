@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pressroom.engines import EngineSpec, engine_class, engine_names
+from pressroom.engines import Endpoint, EngineSpec, create, engine_class, engine_names
 from pressroom.testing.engine_contract import EngineContract
 
 
 class _WithoutWeights(EngineContract):
-    pass
+    @pytest.fixture
+    def talker(self, spec: EngineSpec) -> Iterator[Endpoint]:
+        talking = dataclasses.replace(spec, options={"tokens": 100_000, "delay_s": 0.001})
+        engine = create(self.engine_name, talking)
+        yield engine.start()
+        engine.stop()
 
 
 @pytest.mark.slow

@@ -86,6 +86,10 @@ class TestAnswers(_Contract):
     def endpoint(self, shared: tuple[Engine, Endpoint]) -> Endpoint:
         return shared[1]
 
+    @pytest.fixture
+    def talker(self, shared: tuple[Engine, Endpoint]) -> Endpoint:  # type: ignore[override]
+        return shared[1]
+
 
 @pytest.mark.slow
 class TestProcess(_Contract):
@@ -550,6 +554,40 @@ def test_a_client_that_leaves_ends_its_answers(endpoint: Endpoint) -> None:
             connection.getresponse().readline()
         connection.close()
     _until(lambda: _counts(endpoint)["running"] == _counts(endpoint)["waiting"] == 0)
+
+
+def test_what_cut_requests_say_is_what_the_model_did(endpoint: Endpoint) -> None:
+    def totals() -> tuple[int, int]:
+        counts = _counts(endpoint)
+        return counts["tokens_read"], counts["tokens_made"]
+
+    before, said = totals(), []
+    for stream, prompt, seen in ((True, "Tell me", 1), (False, "Tell me", 0), (True, "and more", 3000), (True, "x", 0)):
+        body = {"prompt": prompt, "max_tokens": 5000, "ignore_eos": True, "stream": stream}
+        connection = _connection(endpoint)
+        connection.request("POST", "/v1/completions", json.dumps(body))
+        assert connection.sock is not None
+        line = connection.sock.dup()
+        came = b""
+        if seen:
+            response = connection.getresponse()
+            while len(came) < seen:
+                came += response.read1(1000)
+        elif not stream:
+            _until(lambda: _counts(endpoint)["running"])
+        line.shutdown(socket.SHUT_WR)
+        if not seen:
+            response = connection.getresponse()
+        came += response.read()
+        line.close()
+        connection.close()
+        assert b'"cut":true' in came and (b"[DONE]" in came) is stream
+        said.append(json.JSONDecoder().raw_decode(came.rpartition(b'"usage":')[2].decode())[0])
+    assert all(usage["completion_tokens"] < 300 for usage in said)
+    after = totals()
+    assert after[0] - before[0] == sum(usage["prompt_tokens"] for usage in said)
+    assert after[1] - before[1] == sum(usage["completion_tokens"] for usage in said)
+    assert _counts(endpoint)["running"] == _counts(endpoint)["waiting"] == 0
 
 
 def test_a_reader_that_does_not_read_holds_up_nobody(shared: tuple[Engine, Endpoint]) -> None:

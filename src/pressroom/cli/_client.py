@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from pressroom.kernel import DeployError, PressroomError
+from pressroom.kernel import DeployError, PressroomError, SettingsError, rights, settings
 
 # How long the gateway may be silent between two pieces of an answer.
 _SILENCE_S = 600.0
+# What a header can carry: also keys that are not ours, of something in front of the gateway.
+_KEY = re.compile(r"[\x21-\x7e]{1,4096}")
 
 
 class AnswerError(PressroomError):
@@ -67,21 +71,42 @@ class Answer:
         }
 
 
+def api_key(environ: Mapping[str, str] | None = None) -> str:
+    """The key that the environment has for the gateway, '' where it has none.
+
+    Raises:
+        SettingsError: it cannot be a key. The message does not quote it.
+    """
+    found = (os.environ if environ is None else environ).get(settings.KEY_VARIABLE, "").strip()
+    if found and not _KEY.fullmatch(found):
+        raise SettingsError(
+            f"what {settings.KEY_VARIABLE} holds cannot be a key: spaces, line breaks, letters that are not ASCII, or "
+            "too many of them",
+            hint=rights.NEEDS_KEY,
+        )
+    return found
+
+
 def stream_chat(url: str, body: dict[str, Any], answer: Answer) -> Iterator[str]:
-    """Ask `POST {url}/v1/chat/completions` and yield the pieces of text as they come; `answer` fills up meanwhile.
+    """Ask `POST {url}/v1/chat/completions` with the key of the environment, and yield the pieces of text as they come;
+    `answer` fills up meanwhile.
 
     Closing the iterator closes the connection, and so ends the generation.
 
     Raises:
         AnswerError: the gateway or the engine said no.
         DeployError: nobody answers at `url`, or the connection broke.
+        SettingsError: as `api_key`.
     """
+    headers, key = {"Content-Type": "application/json"}, api_key()
+    if key:
+        headers["Authorization"] = f"Bearer {key}"
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=_SILENCE_S)
     payload = json.dumps({**body, "stream": True, "stream_options": {"include_usage": True}}).encode()
     began = time.perf_counter()
     try:
-        connection.request("POST", "/v1/chat/completions", payload, {"Content-Type": "application/json"})
+        connection.request("POST", "/v1/chat/completions", payload, headers)
         response = connection.getresponse()
         if response.status != 200:
             raise _refused(response.status, response.read())
@@ -133,4 +158,4 @@ def _refused(status: int, body: bytes) -> AnswerError:
         message, code = str(found["message"]), found.get("code") or found.get("type")
     except (ValueError, KeyError, TypeError):
         message, code = body.decode(errors="replace")[:500] or "no reason given", None
-    return AnswerError(message, hint="", status=status, reason=code)
+    return AnswerError(message, hint=rights.NEEDS_KEY if status == 401 else "", status=status, reason=code)

@@ -55,6 +55,7 @@ def batch(
     a JSON string. Run again, it goes on where it was. Ctrl-C finishes what runs and keeps all. Exits with 1 when some
     failed.
     """
+    from pressroom.cli._client import api_key
     from pressroom.gateway.batches import FileJob, Options
     from pressroom.kernel import Workspace
 
@@ -74,6 +75,7 @@ def batch(
         options = Options(
             url=url,
             deployment=deployment,
+            key=api_key(),
             endpoint=endpoint,
             system=system,
             defaults={name: value for name, value in defaults.items() if value is not None},

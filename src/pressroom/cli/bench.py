@@ -94,6 +94,7 @@ def bench(
     Each client asks again as soon as it was answered. All prompts differ from their first word on and from those of
     other runs, so that no cache of prompts helps. Ctrl-C shows what was measured so far.
     """
+    from pressroom.cli._client import api_key
     from pressroom.cli._files import check_writable, write_text
     from pressroom.cli.talk import gateway_url
     from pressroom.gateway.bench import Bench, BenchSettings
@@ -116,9 +117,9 @@ def bench(
     drawing = None if svg is None else Path(svg or f"bench-{name.replace('/', '-')}.svg")
     if drawing is not None:
         check_writable(drawing)
-    url = gateway_url(name)
+    url, key = gateway_url(name), api_key()
     with Workspace.open() as workspace:
-        rounds = _run(lambda told: Bench(url, name, settings, told=told), workspace, name, quiet=as_json)
+        rounds = _run(lambda told: Bench(url, name, settings, key=key, told=told), workspace, name, quiet=as_json)
     if as_json:
         print_json(_record(name, settings, rounds, drawing))
     else:

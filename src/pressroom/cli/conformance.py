@@ -26,6 +26,7 @@ def conformance(name: str, only: tuple[str, ...], as_json: bool) -> int:
     Each check passes, is refused (the gateway says that the engine cannot), or fails. The exit code is 1 where one
     fails.
     """
+    from pressroom.cli._client import api_key
     from pressroom.cli.talk import gateway_url
     from pressroom.deploy import running_server
     from pressroom.kernel import NotFoundError, Workspace, did_you_mean
@@ -43,7 +44,12 @@ def conformance(name: str, only: tuple[str, ...], as_json: bool) -> int:
     with Workspace.open() as workspace:
         server = running_server(workspace)
     found = run(
-        url, name, grpc=server.grpc if server else "", only=only, on_result=lambda _: None if as_json else _show(_)
+        url,
+        name,
+        grpc=server.grpc if server else "",
+        key=api_key(),
+        only=only,
+        on_result=lambda _: None if as_json else _show(_),
     )
     failed = sum(result.outcome == "failed" for result in found)
     if as_json:

@@ -74,6 +74,7 @@ def feed(
     A message is plain text or JSON: {"prompt": …}, {"messages": …} or a whole body as OpenAI's API takes it.
     Credentials come from the environment: NATS_CREDS, NATS_USER, NATS_PASSWORD, KAFKA_USERNAME, KAFKA_PASSWORD, ….
     """
+    from pressroom.cli._client import api_key
     from pressroom.cli.talk import gateway_url
     from pressroom.gateway.feeds import FeedSettings, FeedWorker, parse_address
     from pressroom.kernel import Workspace
@@ -93,6 +94,7 @@ def feed(
         brokers[sink.scheme].sink(sink, settings),
         errors=brokers[failed.scheme].sink(failed, settings) if failed is not None else None,
         url=gateway_url(name),
+        key=api_key(),
         model=name,
         settings=settings,
         text_as=endpoint,

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pressroom.cli._output import common, human_value, print_json, table
+from pressroom.kernel.settings import KEY_VARIABLE
 
 if TYPE_CHECKING:
     from pressroom.registry import Move
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-KEY_VARIABLE = "PRESS_KEY"
 
 
 def _reasoned(command: F) -> F:

@@ -16,7 +16,11 @@ from pressroom.cli._signals import until_stopped
 from pressroom.cli._types import MOST, Number
 
 if TYPE_CHECKING:
-    from pressroom.deploy import Deployment, Observed
+    from pressroom.deploy import Deployment, Observed, ServerInfo
+    from pressroom.kernel import Workspace
+
+# A reference that has not been computed before takes minutes for a model of some size.
+_PARITY_S = 900.0
 
 
 @click.command(epilog="Example: press deploy smollm2:1 --as chat")
@@ -36,6 +40,11 @@ if TYPE_CHECKING:
 @click.option("--slots", type=click.IntRange(1, 1024), help="Requests worked on at once.")
 @click.option("--threads", type=click.IntRange(0, 1024), help="Threads of the engine.")
 @click.option("--option", "extra", multiple=True, metavar="KEY=VALUE", help="An option of the engine; repeatable.")
+@click.option("--route", "on_route", metavar="NAME", help="The route it is for, where the name has several.")
+@click.option("--canary", type=Number(0, 100), metavar="PERCENT", help="Share of the requests it takes while watched.")
+@click.option("--watch", "watch_s", type=Number(0), metavar="SECONDS", help="How long a canary is watched.")
+@click.option("--smoke", type=click.Path(), metavar="FILE", help="Questions that it must answer first: JSON lines.")
+@click.option("--force", is_flag=True, help="Switch as soon as it answers, without any check.")
 @click.option("--no-wait", is_flag=True, help="Return at once instead of when it answers.")
 @common
 def deploy(
@@ -46,6 +55,11 @@ def deploy(
     replicas: int,
     idle_stop_s: float | None,
     extra: tuple[str, ...],
+    on_route: str | None,
+    canary: float | None,
+    watch_s: float | None,
+    smoke: str | None,
+    force: bool,
     no_wait: bool,
     as_json: bool,
     **sizes: int | None,
@@ -53,13 +67,24 @@ def deploy(
     """Serve a version under a name.
 
     Starts the server in the background where none runs yet. A name that is taken is switched over when the new version
-    answers; until then the old one goes on.
+    answers and has passed its checks; until then the old one goes on, and it goes on where one of them fails. With
+    --canary the new version first takes a share of the requests and is watched.
     """
-    from pressroom.deploy import AUTO, Deployments, Phase, make_wish, running_server, start_detached, wait_until
+    from pressroom.deploy import Checks, Deployments, Phase, make_wish, running_server, start_detached, wait_until
     from pressroom.kernel import Workspace
+
+    given = {"canary": canary, "watch_s": watch_s, "smoke": smoke}
+    given = {key: value for key, value in given.items() if value is not None}
+    if force and given:
+        raise click.UsageError("--force checks nothing: leave --canary, --watch and --smoke out")
+    if watch_s is not None and not canary:
+        raise click.UsageError("--watch is how long a canary is watched: say how much it takes with --canary")
 
     options = {**_parsed_options(extra), **{key: value for key, value in sizes.items() if value is not None}}
     with Workspace.open() as workspace:
+        checks = Checks.parse(given, workspace.settings.rollout)
+        if force:
+            checks = Checks.none(keep_warm_s=checks.keep_warm_s)
         wish = make_wish(
             workspace,
             ref,
@@ -69,33 +94,50 @@ def deploy(
             also=also,
             replicas=replicas,
             idle_stop_s=idle_stop_s,
+            checks=checks,
+            on_route=on_route,
         )
         server = running_server(workspace)
         if server is None:
             server = start_detached(workspace)
             if not as_json:
-                click.echo(f"started a server in the background (process {server.pid}; `press stop --all` ends it)")
+                say_started(server)
         deployments = Deployments(workspace)
         if no_wait:
             seen = deployments.observed(wish)
         else:
-            # The engines of `auto` are measured before they serve, which takes about as long again.
-            patience = workspace.settings.engines.start_timeout_s * (2 if wish.engine == AUTO else 1)
-            seen = wait_until(deployments, wish, Phase.READY, timeout_s=patience, on_change=_say(as_json))
+            seen = wait_until(
+                deployments, wish, Phase.READY, timeout_s=patience(workspace, wish), on_change=say(as_json)
+            )
     if as_json:
         print_json(deployment_record(wish, seen, server.url))
     else:
         click.echo(f"{wish.name} is {seen.phase.value}: {wish.ref} on {wish.engine}, at {server.url}/v1")
 
 
-def _say(quiet: bool) -> Callable[[Observed], None]:
+def say(quiet: bool) -> Callable[[Observed], None]:
     """Says how a start goes on, where there is something to say."""
 
-    def say(seen: Observed) -> None:
+    def said(seen: Observed) -> None:
         if seen.detail and not quiet:
             click.secho(f"{seen.name}: {seen.detail}", dim=True, err=True)
 
-    return say
+    return said
+
+
+def say_started(server: ServerInfo) -> None:
+    click.echo(f"started a server in the background (process {server.pid}; `press stop --all` ends it)")
+
+
+def patience(workspace: Workspace, wish: Deployment) -> float:
+    """Seconds after which a wish that has not come true is said to be late."""
+    from pressroom.deploy import AUTO, Checks
+
+    # The engines of `auto` are measured before they serve, which takes about as long again; and so does a reference.
+    start_s = workspace.settings.engines.start_timeout_s * (2 if AUTO in (way.engine for way in wish.ways) else 1)
+    checks = Checks.of(wish.rollout)
+    watched_s = checks.longest_watch_s if checks.canary else 0.0
+    return start_s + watched_s + (_PARITY_S if checks.parity else 0.0)
 
 
 @click.command(epilog="Example: press serve --port 9000")
@@ -165,13 +207,13 @@ def ps(as_json: bool) -> None:
                 )
             )
             if len(seen.copies) > 1:
-                rows += [_row("", *(copy[key] for key in _OF_A_COPY)) for copy in seen.copies]
+                rows += [_row(_part(wish, copy), *(copy[key] for key in _OF_A_COPY)) for copy in seen.copies]
         table(["NAME", "REF", "ENGINE", "STATE", ">PID", ">MEMORY", ">RESTARTS", "SINCE"], rows)
         for wish, seen in pairs:
             if seen.detail:
                 click.echo(f"{wish.name}: {seen.detail}")
             for copy in seen.copies:
-                if (copy.get("parity") or {}).get("verdict") == "different":
+                if copy["role"] == "live" and (copy.get("parity") or {}).get("verdict") == "different":
                     click.echo(
                         f"{wish.name} on {copy['engine']} does not say what its model says: press parity {wish.name}"
                     )
@@ -235,6 +277,13 @@ def stop(name: str | None, everything: bool, forget: bool, as_json: bool) -> Non
         click.echo(text)
 
 
+def _part(wish: Deployment, copy: dict[str, Any]) -> str:
+    """What a copy is there for: its route where there are several, and whether it has the traffic."""
+    route = f"{copy['route']} " if wish.routes and len(wish.routes) > 1 else ""
+    role = "" if copy["role"] == "live" else f"({copy['role']})"
+    return f"  {route}{role}".rstrip()
+
+
 _OF_A_COPY = ("ref", "engine", "state", "pid", "memory_bytes", "restarts")
 
 
@@ -262,6 +311,12 @@ def deployment_record(wish: Deployment, seen: Observed, url: str) -> dict[str, A
         "since": seen.since,
         "replicas": wish.replicas,
         "idle_stop_s": wish.idle_stop_s,
+        "routes": [
+            {"name": way.name, "ref": way.ref, "digest": way.digest, "engine": way.engine, "weight": way.weight}
+            for way in wish.ways
+        ],
+        "policy": wish.policy,
+        "cache": wish.cache,
         "copies": seen.copies,
     }
 

@@ -16,7 +16,8 @@ class NoRoomError(DeployError):
 class Room:
     """The memory ledger of one server. Only `leave` may be called from other threads than the reconciler's.
 
-    Copies are known by their keys; `evicting` names the deployments that must fall asleep to make room.
+    Copies are known by their keys; `evicting` are the keys of those that must end to make room: of deployments that
+    fall asleep, or of versions that were kept `warm`, which go before anything else does.
     """
 
     def __init__(self, settings: EnginesSettings) -> None:
@@ -25,6 +26,7 @@ class Room:
         self._estimates: dict[str, Estimate | None] = {}
         self._owners: dict[str, str] = {}
         self.evicting: set[str] = set()
+        self.warm: set[str] = set()
 
     def ask(self, key: str, owner: str, needs: Callable[[], Estimate | None]) -> str:
         """'' where the copy `key` of the deployment `owner` may start now, else why it waits, with figures.
@@ -43,6 +45,9 @@ class Room:
         if decision.action is Action.START:
             return ""
         reason = self._readable(decision.reason)
+        if self.warm and decision.needed <= decision.allowed:
+            self.evicting.update(self.warm)  # whatever the policy: nobody is served by these
+            return reason
         if decision.action is Action.REFUSE:
             self._estimates.pop(key, None)
             raise NoRoomError(
@@ -54,8 +59,7 @@ class Room:
                 taken=dict(decision.taken),
                 estimate=estimate.how,
             )
-        owners = dict(self._owners)  # a copy that has just ended may leave meanwhile
-        self.evicting.update(owners[each] for each in decision.evict if each in owners)
+        self.evicting.update(decision.evict)
         return reason
 
     def figures(self, key: str) -> dict[str, Any]:
@@ -77,6 +81,8 @@ class Room:
         """The copy is gone, or will not start."""
         self._ledger.release(key)
         self._ledger.withdraw(key)
+        self.warm.discard(key)
+        self.evicting.discard(key)
         self._estimates.pop(key, None)
         self._owners.pop(key, None)
 

@@ -17,12 +17,13 @@ _SAID_S = 60.0
 
 
 class Scribe:
-    """Hands each deployment's newest observation to `write`, in a thread of its own; what cannot be written is tried
-    again until something newer is there. All methods may be called from any thread."""
+    """Hands each deployment's newest observation to `write`, in a thread of its own, and does what else is to be
+    written; what cannot be is tried again until something newer is there. All methods may be called from any thread."""
 
     def __init__(self, write: Callable[[Observed], None]) -> None:
         self._write = write
         self._waiting: dict[str, Observed] = {}
+        self._others: dict[str, Callable[[], None]] = {}
         self._changed = threading.Condition()
         self._closing = False
         self._said: tuple[str, float] = ("", 0.0)
@@ -39,6 +40,12 @@ class Scribe:
                 self._waiting[seen.name] = seen
                 self._changed.notify_all()
 
+    def also(self, subject: str, write: Callable[[], None]) -> None:
+        """Let `write` be done soon, in place of what still waits on the same subject; before what was `put` later."""
+        with self._changed:
+            self._others[subject] = write
+            self._changed.notify_all()
+
     def close(self) -> None:
         """Write what is left, and return when no more will be written: the database waits for its own lock, at most as
         long as it is set to."""
@@ -51,27 +58,33 @@ class Scribe:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._waiting:
+                while not self._waiting and not self._others:
                     if self._closing:
                         return
                     self._changed.wait()
-                name = next(iter(self._waiting))
-                seen = self._waiting.pop(name)
+                subject = next(iter(self._others), "")
+                write = self._others.pop(subject) if subject else None
+                seen = None if write is not None else self._waiting.pop(next(iter(self._waiting)))
             failed = False
             try:
-                self._write(seen)
+                if write is not None:
+                    write()
+                elif seen is not None:
+                    self._write(seen)
             except PressroomError as error:
                 failed = True
                 self._say(str(error))
             except Exception:  # the edge of a thread: the next try may succeed  # noqa: BLE001
                 failed = True
-                _log.exception("what is seen of %s cannot be written down", name)
-            with self._changed:
-                if failed:
-                    self._waiting.setdefault(name, seen)
+                _log.exception("what is seen of %s cannot be written down", seen.name if seen else subject)
+            if failed:
+                with self._changed:
+                    if write is not None:
+                        self._others.setdefault(subject, write)
+                    elif seen is not None:
+                        self._waiting.setdefault(seen.name, seen)
                     if self._closing:
                         return
-            if failed:
                 time.sleep(_AGAIN_S)
 
     def _say(self, trouble: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from pressroom.deploy import _tables as tables
-from pressroom.deploy.base import Deployment, Observed, Phase, Variant
-from pressroom.kernel import NotFoundError, RefError, Workspace, did_you_mean, is_name
+from pressroom.deploy._standings import Standings, forget
+from pressroom.deploy.base import Deployment, Observed, Phase, Rollout, RouteWish, Standing, Variant, route_from
+from pressroom.deploy.checks import Checks
+from pressroom.kernel import DeployError, NotFoundError, RefError, Workspace, did_you_mean, is_name
 
 if TYPE_CHECKING:
     from pressroom.registry.base import Version
@@ -27,6 +31,8 @@ class Deployments:
         self._workspace = workspace
         self._database = workspace.database
         self._database.migrate("deploy", tables.MIGRATIONS)
+        self._standings = Standings(self._database, self._server)
+        self._bell = workspace.dir / "run" / "wished"
 
     def put(
         self,
@@ -39,8 +45,13 @@ class Deployments:
         variants: Sequence[Variant] = (),
         replicas: int = 1,
         idle_stop_s: float | None = None,
+        routes: Sequence[RouteWish] = (),
+        policy: dict[str, Any] | None = None,
+        cache: dict[str, Any] | None = None,
+        rollout: dict[str, Any] | None = None,
     ) -> Deployment:
-        """Wish that `name` is answered by the version `digest`. The same wish again starts nothing anew.
+        """Wish that `name` is answered by the version `digest`, or by `routes`. The same wish again starts nothing
+        anew, and one that differs in nothing but weights, policy or cache restarts nothing.
 
         Raises:
             RefError: the name is not one.
@@ -67,15 +78,56 @@ class Deployments:
                 idle_stop_s=idle_stop_s,
                 generation=before.generation + 1 if before else 1,
                 created=before.created if before else time.time(),
+                routes=tuple(routes),
+                policy=policy or {},
+                cache=cache or {},
+                rollout=rollout or {},
             )
             if before and dataclasses.replace(wish, generation=before.generation) == before:
                 return before
-            values = dataclasses.asdict(wish)
-            if before:
-                connection.execute(tables.deployments.update().where(tables.deployments.c.name == name).values(values))
-            else:
-                connection.execute(tables.deployments.insert().values(values))
+            self._write(connection, wish, new=before is None)
+            if before is None or not before.running:
+                forget(connection, name, history=False)  # nobody is served: there is nothing that must go on
+        self._ring()
         return wish
+
+    def put_routes(self, wish: Deployment, routes: Sequence[RouteWish], *, rollout: Checks) -> Deployment:
+        """Wish the same with other versions on its routes: as long as the wish is still what it was.
+
+        Raises:
+            DeployError: somebody else has changed it meanwhile, or forgotten it.
+        """
+        with self._database.begin() as connection:
+            row = connection.execute(
+                sa.select(tables.deployments).where(tables.deployments.c.name == wish.name)
+            ).one_or_none()
+            now = _deployment(row) if row else None
+            if now != wish:
+                raise DeployError(
+                    f"{wish.name} was {'changed' if now else 'forgotten'} by somebody else this very moment",
+                    hint="Look at `press ps`, and try it again.",
+                    deployment=wish.name,
+                )
+            plain = not wish.routes and len(routes) == 1
+            changed = dataclasses.replace(
+                wish.alone(routes[0]),
+                routes=() if plain else tuple(routes),
+                policy=wish.policy,
+                cache=wish.cache,
+                rollout=rollout.as_dict(),
+                generation=wish.generation + 1,
+            )
+            self._write(connection, changed, new=False)
+        self._ring()
+        return changed
+
+    def _write(self, connection: sa.Connection, wish: Deployment, *, new: bool) -> None:
+        values = dataclasses.asdict(wish)
+        table = tables.deployments
+        if new:
+            connection.execute(table.insert().values(values))
+        else:
+            connection.execute(table.update().where(table.c.name == wish.name).values(values))
 
     def get(self, name: str) -> Deployment:
         """Raises NotFoundError, with the nearest names."""
@@ -121,6 +173,8 @@ class Deployments:
         with self._database.begin() as connection:
             connection.execute(tables.deployments.delete().where(tables.deployments.c.name == name))
             connection.execute(tables.observed.delete().where(tables.observed.c.name == name))
+            forget(connection, name, history=True)
+        self._ring()
 
     def observe(self, seen: Observed) -> None:
         """Write down what the server process sees; a word on an older wish does not replace one on a newer."""
@@ -175,13 +229,60 @@ class Deployments:
             connection.execute(table.delete().where(same))
             connection.execute(table.insert().values(**key, figures=figures, at=time.time()))
 
+    def standing(self, name: str) -> Standing:
+        """What has the traffic of `name` and what had it before, as the server process wrote it down last."""
+        return self._standings.get(name)
+
+    def write_standing(self, standing: Standing) -> None:
+        """For the server process: keep what has the traffic."""
+        self._standings.write(standing)
+
+    def rollouts(self, name: str) -> Sequence[Rollout]:
+        """What came of the versions that were to take the traffic of `name`, newest first. Raises NotFoundError."""
+        self.get(name)
+        return self._standings.rollouts(name)
+
+    def rollout(self, name: str, route: str, generation: int) -> Rollout | None:
+        """What is known of the roll-out of one wish on one route."""
+        return self._standings.rollout(name, route, generation)
+
+    def write_rollout(self, rollout: Rollout) -> None:
+        """For the server process: keep what is known of a roll-out."""
+        self._standings.write_rollout(rollout)
+
+    def close_rollouts(self, name: str, generation: int) -> None:
+        """For a server process that begins: what was not decided of wishes before this one is cancelled."""
+        self._standings.close_rollouts(name, generation)
+
     def holding(self, version: Version) -> str | None:
-        """Why a version may not be removed: the deployment that wants it, or None."""
+        """Why a version may not be removed: the deployment that wants it, is served by it or could go back to it, or
+        None."""
         for wish in self.list():
-            if version.digest in (wish.digest, *(variant.digest for variant in wish.variants)):
+            standing = self.standing(wish.name)
+            lets_go = f"`press stop {wish.name} --forget` lets go of it"
+            if version.digest in _digests(wish.ways):
                 state = "runs" if wish.running else "is stopped but keeps"
-                return f"the deployment {wish.name!r} {state} it (`press stop {wish.name} --forget` lets go of it)"
+                return f"the deployment {wish.name!r} {state} it ({lets_go})"
+            if version.digest in _digests(standing.serving):
+                return f"the deployment {wish.name!r} is answered by it until the next version takes over ({lets_go})"
+            if standing.warm and version.digest in _digests(standing.previous or ()):
+                return f"the deployment {wish.name!r} keeps it warm for `press rollback` ({lets_go})"
         return None
+
+    def bell(self) -> int:
+        """A number that changes soon after a wish did, cheap to look at; 0 where it cannot be told."""
+        try:
+            return self._bell.stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    def _ring(self) -> None:
+        """Let the server process look at once: without it, it looks a few times a second."""
+        with contextlib.suppress(OSError):  # a disk that is full holds up no wish
+            self._bell.parent.mkdir(parents=True, exist_ok=True)
+            self._bell.touch()
+            now = time.time_ns()
+            os.utime(self._bell, ns=(now, now))
 
     def _set_running(self, wish: Deployment, *, running: bool) -> Deployment:
         changed = dataclasses.replace(wish, running=running, generation=wish.generation + 1)
@@ -191,9 +292,19 @@ class Deployments:
                 .where(tables.deployments.c.name == wish.name)
                 .values(running=running, generation=changed.generation)
             )
+        self._ring()
         return changed
 
 
 def _deployment(row: sa.Row[Any]) -> Deployment:
     known = dict(row._mapping)
-    return Deployment(**{**known, "variants": tuple(Variant(**variant) for variant in known["variants"])})
+    variants = tuple(Variant(**variant) for variant in known["variants"])
+    routes = tuple(route_from(record) for record in known["routes"])
+    return Deployment(**{**known, "variants": variants, "routes": routes})
+
+
+def _digests(routes: Sequence[RouteWish]) -> set[str]:
+    """Every version that these routes may answer with."""
+    found = {route.digest for route in routes}
+    found.update(variant.digest for route in routes for variant in route.variants)
+    return found

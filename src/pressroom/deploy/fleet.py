@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pressroom.deploy._room import Room
-from pressroom.deploy.base import AUTO, Cluster, Deployment, Phase, Replica, Running
+from pressroom.deploy.base import AUTO, Cluster, Deployment, Phase, Replica, RouteWish, Running
+from pressroom.engines import engine_class
 from pressroom.gateway import Route
 from pressroom.kernel import PressroomError
 
@@ -45,12 +46,13 @@ class Copy:
             return Running(phase=Phase.FAILED, detail=self.failure, since=self.started)
         return Running(phase=Phase.WAITING, detail=self.waiting, since=self.started)
 
-    def route(self, model: str, *, created: int) -> Route:
+    def route(self, model: str, *, created: int, branch: str = "") -> Route:
         """Where the gateway finds it."""
         now = self.running()
         ready = now.phase is Phase.READY
         return Route(
             model=model,
+            branch=branch,
             host=now.host,
             port=now.port,
             ref=self.wish.ref,
@@ -63,6 +65,7 @@ class Copy:
             ready=ready,
             coming=not ready and now.phase is not Phase.FAILED,
             detail=now.detail or now.phase.value,
+            elsewhere=is_elsewhere(self.wish.engine),
         )
 
     def record(self) -> dict[str, Any]:
@@ -86,10 +89,16 @@ class Copy:
 
 
 class Fleet:
-    """All copies of one generation of a wish. Belongs to the reconciler's thread."""
+    """All copies of one version for one route of a wish. Belongs to the reconciler's thread.
 
-    def __init__(self, wish: Deployment, cluster: Cluster, room: Room) -> None:
-        self.wish = wish
+    `way` is the route as it is wished, `label` tells its logs from those of the deployment's other routes.
+    """
+
+    def __init__(self, wish: Deployment, cluster: Cluster, room: Room, *, way: RouteWish, label: str = "") -> None:
+        self.wish = wish.alone(way)
+        self.way = way
+        #: The newest wish that it was found to be right for.
+        self.generation = wish.generation
         self._cluster = cluster
         self._room = room
         self.started = time.time()
@@ -97,8 +106,13 @@ class Fleet:
         self.speeds: Mapping[str, tuple[tuple[int, float], ...]] = {}
         #: Why a fleet whose copies are up does not serve yet.
         self.holding_back = ""
+        #: What it goes through before it may take traffic, while it does.
+        self.tried = ""
+        #: Where the gateway was told last that it answers.
+        self.told: list[Route] = []
         self.copies = [
-            Copy(wish=each, key=f"{wish.name}#{next(_numbers)}", label=label) for each, label in _wishes(wish)
+            Copy(wish=each, key=f"{wish.name}#{next(_numbers)}", label=".".join(filter(None, (label, own))))
+            for each, own in _wishes(self.wish)
         ]
 
     def look(self) -> None:
@@ -143,6 +157,8 @@ class Fleet:
                 details = [f"{ready} of {len(states)} copies answer", *details]
         if self.holding_back and best.phase is Phase.READY:
             best, details = dataclasses.replace(best, phase=Phase.STARTING), [self.holding_back]
+        elif self.tried and best.phase is Phase.READY:
+            best, details = dataclasses.replace(best, phase=Phase.STARTING), [self.tried]
         return dataclasses.replace(
             best,
             detail="; ".join(dict.fromkeys(details)),
@@ -150,10 +166,10 @@ class Fleet:
             memory_bytes=sum(state.memory_bytes for state in states),
         )
 
-    def routes(self) -> list[Route]:
+    def routes(self, branch: str = "") -> list[Route]:
         """Where the gateway finds the copies: those that answer, or one that says why none does."""
         created = int(self.wish.created)
-        routes = [copy.route(self.wish.name, created=created) for copy in self.copies]
+        routes = [copy.route(self.wish.name, created=created, branch=branch) for copy in self.copies]
         if self.holding_back:
             return [dataclasses.replace(routes[0], ready=False, coming=True, detail=self.holding_back)]
         ready = [route for route in routes if route.ready]
@@ -171,6 +187,16 @@ class Fleet:
             if copy.replica is not None:
                 copy.replica.stop()
             self._room.leave(copy.key)
+
+
+def is_elsewhere(engine: str) -> bool:
+    """Whether what is asked of this engine is answered, and charged, by somebody else."""
+    if engine == AUTO:
+        return False  # it is measured what it chooses among
+    try:
+        return engine_class(engine).elsewhere
+    except PressroomError:  # there is no such engine here: its fleet says so
+        return False
 
 
 _NEARNESS = {

@@ -17,13 +17,14 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pressroom.deploy.base import MAIN
 from pressroom.deploy.deployments import SERVER_LOCK, Deployments
-from pressroom.kernel import DeployError, PressroomError, Workspace, plugins, settings
+from pressroom.kernel import DeployError, NotFoundError, PressroomError, Workspace, plugins, settings
 
 if TYPE_CHECKING:
-    from pressroom.gateway import Gateway
+    from pressroom.gateway import Bookkeeping, Gateway, Route
 
 _INFO = "server.json"
 # A detached server opens its gateway in well under a second; imports on a busy machine take longer.
@@ -69,12 +70,13 @@ class Server:
         self._port = gateway.port if port is None else port
         cluster = plugins.load("pressroom.deploy.backends", "pressroom.deploy", "local")(workspace)
         self._routes = RouteTable()
-        deployments = Deployments(workspace)
+        deployments = self._deployments = Deployments(workspace)
         self._surveyor = Surveyor(deployments, workspace)
         self._reconciler = Reconciler(
             deployments, cluster, self._routes, workspace.settings.engines, surveyor=self._surveyor
         )
         self._gateway: Gateway | None = None
+        self._bookkeeping: Bookkeeping | None = None
         self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
         self._opened = threading.Event()
         self._ended = threading.Event()
@@ -138,21 +140,37 @@ class Server:
         self.stop()
 
     def _mount(self) -> None:
-        """Make the gateway, with the hub and the batches: each takes what lies in its folder for its own, so only one
-        server has it."""
+        """Make the gateway, with the hub, the batches and the books: each takes what lies in its folder for its own, so
+        only one server has it."""
         from pressroom.deploy.control import Control
-        from pressroom.gateway import Gateway
+        from pressroom.gateway import Bookkeeping, Gateway
         from pressroom.gateway.batches import BatchDoor
         from pressroom.registry.hub import Hub
 
+        self._bookkeeping = self._held.enter_context(closing(Bookkeeping(self._workspace, overrides=self._price_said)))
+        self._routes.pricing = self._bookkeeping.price
+        access = self._bookkeeping.access
         self._gateway = Gateway(
             self._workspace.settings.gateway,
             self._routes,
             ready=self._reconciler.ready,
             hub=self._held.enter_context(closing(Hub(self._workspace))),
-            batches=self._held.enter_context(closing(BatchDoor(self._workspace))),
+            batches=self._held.enter_context(closing(BatchDoor(self._workspace, credential=access.internal()))),
             control=Control(self._workspace),
+            access=access,
+            books=self._bookkeeping.books,
         )
+
+    def _price_said(self, route: Route) -> dict[str, Any] | None:
+        """What the deployment of a route says that its tokens cost."""
+        try:
+            wish = self._deployments.get(route.model)
+        except NotFoundError:
+            return None
+        # The new version of a route is a branch of its own while it is watched: `own~new`.
+        name = route.branch.partition("~")[0] or MAIN
+        ways = wish.ways
+        return next((way.price for way in ways if way.name == name), ways[0].price if len(ways) == 1 else None)
 
     def _run(self) -> None:
         import uvloop
@@ -168,8 +186,9 @@ class Server:
     async def _serve(self) -> None:
         from pressroom.gateway import serve
 
-        assert self._gateway is not None
+        assert self._gateway is not None and self._bookkeeping is not None
         self._loop = asyncio.get_running_loop()
+        self._bookkeeping.start(self._routes)
         self._stop_gateway = asyncio.Event()
         await serve(
             self._gateway,
@@ -220,7 +239,7 @@ def start_detached(workspace: Workspace) -> ServerInfo:
     deadline = time.monotonic() + _DETACHED_START_S
     while time.monotonic() < deadline:
         found = running_server(workspace)
-        if found is not None:
+        if found is not None and (found.pid == pid or _lives(found.pid)):
             return found
         if os.waitpid(pid, os.WNOHANG)[0]:
             break
@@ -231,6 +250,16 @@ def start_detached(workspace: Workspace) -> ServerInfo:
         written.seek(begin)
         said = written.read().decode(errors="replace").strip()
     raise DeployError(f"the server did not start: {said or 'it wrote nothing'}", hint=f"Its log is {log}.")
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process runs: the lock of one that was just killed is held until the last of it is gone."""
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def stop_server(workspace: Workspace) -> bool:

@@ -66,9 +66,14 @@ class Surveyor:
         fleet.holding_back = fleet.holding_back or "its engines are measured"
         self._once(f"speed {ready[0].key}", lambda: self._measure_speeds(fleet, ready))
 
+    @property
+    def checks_parity(self) -> bool:
+        """Whether `after` checks anything."""
+        return self._workspace is not None and self._workspace.settings.engines.parity
+
     def after(self, fleet: Fleet, *, idle: bool) -> None:
         """Check once whether each copy says what its model says, when it has nothing else to do."""
-        if self._workspace is None or not self._workspace.settings.engines.parity or fleet.holding_back:
+        if not self.checks_parity or fleet.holding_back:
             return
         from pressroom.engines import engine_class
 
@@ -82,7 +87,7 @@ class Surveyor:
             if known is not None:
                 copy.figures["parity"] = known
             else:
-                self._once(key, lambda copy=copy: self._check_parity(copy))  # type: ignore[misc]
+                self._once(key, lambda copy=copy: self._compare(copy))  # type: ignore[misc]
 
     def close(self) -> None:
         """Nothing more begins. What runs ends with the engine that it asks."""
@@ -100,6 +105,14 @@ class Surveyor:
 
         # A daemon: a measurement under way does not keep the server from ending.
         threading.Thread(target=run, name="survey", daemon=True).start()
+
+    def _compare(self, copy: Copy) -> None:
+        """Check parity; whatever goes wrong with it, somebody may wait for a word."""
+        try:
+            self._check_parity(copy)
+        except PressroomError as error:
+            _log.error("whether %s says what its model says cannot be told: %s", copy.wish.name, error)
+            copy.figures["parity"] = {"verdict": "unchecked", "reason": str(error)}
 
     def _check_parity(self, copy: Copy) -> None:
         from pressroom.engines import check_parity, engine_class, kept_reference

@@ -35,6 +35,12 @@ def wait_until(
                 on_change(seen)
         if seen.phase is phase or (phase is Phase.READY and seen.phase is Phase.ASLEEP):
             return seen  # one that sleeps was ready a moment ago, and answers
+        if seen.phase is Phase.FAILED and " was withdrawn: " in seen.detail:
+            raise DeployError(
+                f"{wish.name}: {seen.detail}",
+                hint=f"`press rollouts {wish.name}` shows its checks, `press logs {wish.name}` what the engines wrote.",
+                deployment=wish.name,
+            )
         if seen.phase is Phase.FAILED:
             raise DeployError(
                 f"{wish.name} ({wish.ref}) did not start: {seen.detail}",
@@ -43,8 +49,12 @@ def wait_until(
             )
         if time.monotonic() >= deadline:
             raise DeployError(
-                f"{wish.name} is {seen.phase.value} after {timeout_s:.0f} s, not {phase.value}",
+                f"{wish.name} is {seen.phase.value} after {timeout_s:.0f} s, not {phase.value}{_why(seen)}",
                 hint=f"`press ps` and `press logs {wish.name}` show how it goes on.",
                 deployment=wish.name,
             )
         time.sleep(_POLL_S)
+
+
+def _why(seen: Observed) -> str:
+    return f": {seen.detail}" if seen.detail else ""

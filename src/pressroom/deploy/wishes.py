@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pressroom.deploy.base import AUTO, SIZES, Deployment, Phase, Variant, check_format, own_options
+from pressroom.deploy._telling import check_terms
+from pressroom.deploy.base import (
+    AUTO,
+    MAIN,
+    SIZES,
+    Deployment,
+    Phase,
+    RouteWish,
+    Variant,
+    check_format,
+    own_options,
+)
+from pressroom.deploy.checks import Checks
 from pressroom.deploy.deployments import Deployments
+from pressroom.deploy.fleet import is_elsewhere
 from pressroom.engines import engine_class, engines_for
-from pressroom.kernel import CapabilityError, DeployError, Ref, Workspace
+from pressroom.kernel import CapabilityError, DeployError, Ref, Workspace, did_you_mean
 
 if TYPE_CHECKING:
+    from pressroom.deploy.file import DeploymentFile
     from pressroom.registry import Registry
     from pressroom.registry.base import Version
 
@@ -32,28 +47,148 @@ def make_wish(
     also: Sequence[str] = (),
     replicas: int = 1,
     idle_stop_s: float | None = None,
+    checks: Checks | None = None,
+    on_route: str | None = None,
 ) -> Deployment:
-    """Write the wish to serve `ref`, after checking that the version is there and its engine can run it.
+    """Write the wish to serve `ref`, after checking that the version is there and its engine can run it. Where the
+    name has routes from a file, it goes to `on_route`, or to the only one of one's own; the others stay as they are.
 
     `engine` is the setting's where it is not given. With "auto" it is the one that runs this kind of weights here;
     where there are several forms of the model (`also`, or a quantised child or parent of the version) they are chosen
-    among by the load. The same wish again changes nothing, unless it failed or sleeps: then it is tried anew.
+    among by the load. `checks` are what it goes through where the name is answered by another version already; the
+    usual ones where they are not given. The same wish again changes nothing, unless it failed or sleeps: then it is
+    tried anew.
 
     Raises:
         NotFoundError: there is no such version.
         PluginError, CapabilityError: there is no such engine, or it does not run this kind of weights, or not here.
         DeployError: what was asked for contradicts itself.
     """
+    route = make_route(
+        workspace,
+        ref,
+        name=MAIN,
+        engine=engine,
+        options=options,
+        also=also,
+        replicas=replicas,
+        idle_stop_s=idle_stop_s,
+    )
+    deployments = Deployments(workspace)
+    checks = checks or Checks.parse({}, workspace.settings.rollout)
+    name = name or Ref.parse(route.ref).name
+    before = next((wish for wish in deployments.list() if wish.name == name), None)
+    if before is not None and before.routes:
+        said = _onto(before, route, on_route)
+        return tried_again(deployments, _put(deployments, said, before.policy, before.cache, name, checks.as_dict()))
+    if on_route not in (None, MAIN):
+        raise DeployError(
+            f"{name} has no route {on_route!r}: it has one that nobody named", hint="Leave --route out.", asked=on_route
+        )
+    wish = deployments.put(
+        name,
+        ref=route.ref,
+        digest=route.digest,
+        engine=route.engine,
+        options=route.options,
+        variants=route.variants,
+        replicas=route.replicas,
+        idle_stop_s=route.idle_stop_s,
+        rollout=checks.as_dict(),
+    )
+    return tried_again(deployments, wish)
+
+
+def apply(workspace: Workspace, said: DeploymentFile) -> Deployment:
+    """Wish what a file says. The same again changes nothing, unless it failed: then it is tried anew."""
+    deployments = Deployments(workspace)
+    return tried_again(deployments, _put(deployments, said.routes, said.policy, said.cache, said.name, said.rollout))
+
+
+def _put(
+    deployments: Deployments,
+    routes: Sequence[RouteWish],
+    policy: dict[str, Any],
+    cache: dict[str, Any],
+    name: str,
+    rollout: dict[str, Any],
+) -> Deployment:
+    first = routes[0]
+    return deployments.put(
+        name,
+        ref=first.ref,
+        digest=first.digest,
+        engine=first.engine,
+        options=first.options,
+        variants=first.variants,
+        replicas=first.replicas,
+        idle_stop_s=first.idle_stop_s,
+        routes=routes,
+        policy=policy,
+        cache=cache,
+        rollout=rollout,
+    )
+
+
+def _onto(before: Deployment, route: RouteWish, asked: str | None) -> list[RouteWish]:
+    """The routes of a deployment with another version on one of them."""
+    own = [way for way in before.routes if not is_elsewhere(way.engine)]
+    names = [way.name for way in before.routes]
+    if asked is None:
+        if len(own) != 1:
+            raise DeployError(
+                f"{before.name} has the routes {', '.join(names)}: it is not clear which of them {route.ref} is for",
+                hint="Name it with --route, or change the deployment's file and `press apply` it.",
+                known=names,
+            )
+        asked = own[0].name
+    if asked not in names:
+        raise DeployError(
+            f"{before.name} has no route {asked!r}",
+            hint=did_you_mean(asked, names, otherwise=f"It has {', '.join(names)}."),
+            asked=asked,
+            known=names,
+        )
+    old = before.routes[names.index(asked)]
+    new = dataclasses.replace(
+        route,
+        name=old.name,
+        weight=old.weight,
+        price=old.price if (old.ref, old.digest) == (route.ref, route.digest) else None,
+        idle_stop_s=old.idle_stop_s if route.idle_stop_s is None else route.idle_stop_s,
+    )
+    routes = [new if way is old else way for way in before.routes]
+    check_terms(before.policy, routes)
+    return routes
+
+
+def tried_again(deployments: Deployments, wish: Deployment) -> Deployment:
+    """The wish, asked for anew where it failed or sleeps."""
+    again = deployments.observed(wish).phase in (Phase.FAILED, Phase.ASLEEP)
+    return deployments.retry(wish.name) if again else wish
+
+
+def make_route(
+    workspace: Workspace,
+    ref: str,
+    *,
+    name: str,
+    engine: str | None = None,
+    options: dict[str, Any] | None = None,
+    also: Sequence[str] = (),
+    replicas: int = 1,
+    idle_stop_s: float | None = None,
+    weight: float = 1.0,
+    price: dict[str, Any] | None = None,
+) -> RouteWish:
+    """One route to `ref`, checked as `make_wish` says, which has the errors, too."""
     _check_idle_stop(idle_stop_s)
     wanted = engine or workspace.settings.engine
-    deployments = Deployments(workspace)
-    more: dict[str, Any] = {"options": options, "replicas": replicas, "idle_stop_s": idle_stop_s}
-    if (
-        wanted != AUTO and not engine_class(wanted).formats
-    ):  # an engine without weights (echo) answers for any reference
-        parsed = Ref.parse(ref)
+    variants: list[Variant] = []
+    if wanted != AUTO and not engine_class(wanted).formats:
+        # An engine without weights (echo) answers for any reference.
         _check_options(options, [wanted])
-        wish = deployments.put(name or parsed.name, ref=str(parsed), digest="", engine=wanted, **more)
+        chosen = Variant(ref=str(Ref.parse(ref)), digest="", engine=wanted)
     else:
         from pressroom.registry import Registry
 
@@ -76,16 +211,21 @@ def make_wish(
                 hint="Replicas are copies of one engine: name it with --engine, or leave --replicas out.",
             )
         _check_options(options, [variant.engine for variant in variants])
-        wish = deployments.put(
-            name or version.name,
-            ref=_named(version),
-            digest=version.digest,
-            engine=AUTO if several else variants[0].engine,
-            variants=variants if several else (),
-            **more,
-        )
-    again = deployments.observed(wish).phase in (Phase.FAILED, Phase.ASLEEP)
-    return deployments.retry(wish.name) if again else wish
+        engine = AUTO if several else variants[0].engine
+        chosen = Variant(ref=_named(version), digest=version.digest, engine=engine)
+        variants = variants if several else []
+    return RouteWish(
+        name=name,
+        ref=chosen.ref,
+        digest=chosen.digest,
+        engine=chosen.engine,
+        options=options or {},
+        variants=tuple(variants),
+        replicas=replicas,
+        idle_stop_s=idle_stop_s,
+        weight=weight,
+        price=price,
+    )
 
 
 def _check_idle_stop(idle_stop_s: float | None) -> None:
@@ -93,6 +233,7 @@ def _check_idle_stop(idle_stop_s: float | None) -> None:
         raise DeployError(
             f"it is to fall asleep after {idle_stop_s:g} s",
             hint=f"It is 0 for never, or from {_SOONEST_S:g} to {_LATEST_S:g} seconds.",
+            setting="idle_stop_s",
         )
 
 
@@ -103,7 +244,9 @@ def _check_options(options: dict[str, Any] | None, engines: Sequence[str]) -> No
         prefix, dot, _ = key.rpartition(".")
         if dot and prefix not in engines:
             raise DeployError(
-                "an option is for an engine that this deployment does not use", hint=f"It runs on {', '.join(engines)}."
+                "an option is for an engine that this deployment does not use",
+                hint=f"It runs on {', '.join(engines)}.",
+                setting="options",
             )
     for name in engines:
         own = own_options(given, name)

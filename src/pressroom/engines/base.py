@@ -53,6 +53,10 @@ class Capabilities:
     tools: bool = False
     #: Several answers (`n`) and several prompts to one request, with the tokens of all of them in `usage`.
     several: bool = False
+    #: Whether the last event of every stream states its tokens; else they are asked for with `include_usage`.
+    states_tokens: bool = False
+    #: Whether it ends a request whose client has closed its side with what that came to, and then closes its own.
+    says_counts: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

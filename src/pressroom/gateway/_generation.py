@@ -6,11 +6,12 @@ engine that starts, and be sent again where one was lost.
 
 from __future__ import annotations
 
+from asyncio import get_running_loop
 from contextlib import suppress
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
-from pressroom.gateway._usage import token_counts
+from pressroom.gateway._usage import counts_of, pieces_in
 from pressroom.gateway.asking import Asked, Receiver
 from pressroom.gateway.problems import Problem, server_error
 from pressroom.gateway.protocols._engine_errors import translated
@@ -18,9 +19,12 @@ from pressroom.gateway.protocols.openai import CHAT, ENDPOINTS, Endpoint, beyond
 from pressroom.gateway.upstream import Call, Failure, Upstream
 
 if TYPE_CHECKING:
+    from pressroom.gateway._grant import Grant
     from pressroom.gateway._response import Head
     from pressroom.gateway._waiting import WaitingRoom
+    from pressroom.gateway.admission import Caller
     from pressroom.gateway.metrics import Metrics, Series
+    from pressroom.gateway.policy.base import Asking
     from pressroom.gateway.routes import Lane, Route, RouteTable, Served
     from pressroom.kernel import GatewaySettings
 
@@ -38,6 +42,8 @@ _SHUNNED_S = 0.25
 _ODD = (ValueError, LookupError, TypeError, AttributeError)
 # An answer that is not streamed is moved to another engine only in its first moments (seconds).
 _YOUNG_S = 1.0
+# What an engine gets to say how far it came with a request that was cut.
+_LAST_WORDS_S = 1.0
 # One that waits is looked at more often than this.
 _LAST_CHANCE_S = 1.0
 # What a second try cannot make worse: the engine was not there, or it was lost with the answer.
@@ -63,6 +69,11 @@ class House:
         self.metrics = metrics
         self.waiting = waiting
 
+    def refused(self, model: str, door: str, status: int) -> None:
+        """Count what was answered without an engine. A name of no model is nobody's."""
+        known = model and self.routes.served(model) is not None
+        self.metrics.of(model if known else "").count(door, status)
+
 
 class Prepared:
     """What is the same for every request on a route: made once."""
@@ -85,14 +96,18 @@ class Generation(Call, Asked):
     """A request whose fields passed every check. `start` sends it; it ends by itself, exactly once."""
 
     __slots__ = (
+        "_asking",
         "_began",
         "_body",
+        "_branch",
         "_chosen",
+        "_cut",
         "_door",
         "_ended",
         "_endpoint",
         "_fields",
         "_first",
+        "_grant",
         "_head",
         "_house",
         "_lane",
@@ -104,16 +119,33 @@ class Generation(Call, Asked):
         "_series",
         "_size",
         "_streaming",
+        "_texts",
         "_tries",
         "deadline",
         "model",
     )
 
     def __init__(
-        self, house: House, fields: dict[str, Any], endpoint: Endpoint, receiver: Receiver, *, body: bytes, door: str
+        self,
+        house: House,
+        fields: dict[str, Any],
+        endpoint: Endpoint,
+        receiver: Receiver,
+        *,
+        body: bytes,
+        door: str,
+        grant: Grant,
+        branch: str = "",
+        asking: Asking | None = None,
     ) -> None:
         super().__init__()
         self._house = house
+        self._grant = grant
+        grant.enter()
+        self._branch = branch
+        self._asking = asking
+        self._texts = 0  # pieces of text in what of the stream is not kept
+        self._cut = False
         self._fields = fields
         self._endpoint = endpoint
         self._receiver = receiver
@@ -141,9 +173,9 @@ class Generation(Call, Asked):
         """Send it to an engine, or let it wait for one."""
         house = self._house
         while True:
-            served = house.routes.served(self.model)
+            served = self._served()
             if served is None:
-                self._refuse(no_model(house.routes, self.model))
+                self._refuse(self._nobody())
                 return
             lane = served.lanes[0]
             if served.chooser is not None or lane.shunned_until or not lane.route.ready:
@@ -152,6 +184,8 @@ class Generation(Call, Asked):
                     return
                 lane = found
             problem = beyond(self._fields, self._endpoint, lane.route.capabilities)
+            if lane.route.elsewhere and self._asking is not None and self._asking.own_only:
+                problem = _must_stay(lane.route)
             if problem is not None:
                 self._refuse(problem)
                 return
@@ -171,6 +205,18 @@ class Generation(Call, Asked):
         body = self._body
         head = prepared.request_heads[self._endpoint.path] + b"%d\r\n\r\n" % len(body)
         house.upstream.send(prepared.address, head, body, self)
+
+    def _served(self) -> Served | None:
+        """What may answer: the model, or its branch. Where a model has no branches any more, it answers for them."""
+        served = self._house.routes.served(self.model)
+        if served is not None and self._branch and served.branches:
+            return served.branches.get(self._branch)
+        return served
+
+    def _nobody(self) -> Problem:
+        if self._house.routes.served(self.model) is None:
+            return no_model(self._house.routes, self.model)
+        return branch_gone(self.model, self._branch)
 
     def _choose(self, served: Served) -> Lane | None:
         """The lane to ask; None where there is none now, and the request waits or is refused."""
@@ -211,9 +257,9 @@ class Generation(Call, Asked):
 
     def waited_too_long(self) -> None:
         """Nothing came in the time a request may wait."""
-        served = self._house.routes.served(self.model)
+        served = self._served()
         if served is None:
-            self._refuse(no_model(self._house.routes, self.model))
+            self._refuse(self._nobody())
         else:
             self._refuse(self._lost or _not_ready(served.route))
 
@@ -233,22 +279,25 @@ class Generation(Call, Asked):
                 self._house.upstream.cancel(self)
                 self.on_failed(Failure.MALFORMED, "it sent a stream, and was asked for an answer in one piece")
                 return
-            if not self._first:
-                self._first = perf_counter()
-                assert self._lane is not None
-                self._lane.unbegun.pop(self, None)
-                self._receiver.begin(self._lane.route)
-                if self._endpoint is CHAT:
-                    data = with_role(data)
-            try:
-                self._receiver.data(data)
-            except _ODD as error:
-                self._house.upstream.cancel(self)
-                self.on_failed(Failure.MALFORMED, f"its answer cannot be read: {error!r}")
-                return
+            if not self._cut:
+                if not self._first:
+                    self._first = perf_counter()
+                    assert self._lane is not None
+                    self._lane.unbegun.pop(self, None)
+                    self._receiver.begin(self._lane.route)
+                    if self._endpoint is CHAT:
+                        data = with_role(data)
+                try:
+                    self._receiver.data(data)
+                except _ODD as error:
+                    self._house.upstream.cancel(self)
+                    self.on_failed(Failure.MALFORMED, f"its answer cannot be read: {error!r}")
+                    return
             if self._size > _TAIL_LIMIT:
-                self._pieces = [self._tail()]
-                self._size = len(self._pieces[0])
+                whole = b"".join(self._pieces)
+                tail = whole[-_TAIL:]
+                self._texts += pieces_in(whole) - pieces_in(tail)
+                self._pieces, self._size = [tail], len(tail)
         elif self._size > _ANSWER_LIMIT:
             self._house.upstream.cancel(self)
             self.on_failed(Failure.MALFORMED, f"its answer is over {_ANSWER_LIMIT} bytes")
@@ -256,6 +305,9 @@ class Generation(Call, Asked):
     def on_end(self) -> None:
         head, lane = self._head, self._lane
         assert head is not None and lane is not None
+        if self._cut:
+            self._leave(_CLIENT_GONE, b"".join(self._pieces))
+            return
         if self._streaming:
             tail = self._tail()
             if not tail.rstrip().endswith(_DONE) and b'"error":' not in tail:
@@ -279,9 +331,12 @@ class Generation(Call, Asked):
             self._refuse(problem)
 
     def on_failed(self, failure: Failure, detail: str) -> None:
+        if self._cut:
+            self._leave(_CLIENT_GONE, b"".join(self._pieces))
+            return
         if self._first:
             tail = self._tail()
-            self._leave(502, tail)
+            self._leave(502, b"".join(self._pieces))
             # The engine may have died within a frame: end it, so that what follows is a frame of its own.
             if tail and not tail.endswith(b"\n\n") and failure is not Failure.MALFORMED:
                 with suppress(*_ODD):
@@ -336,11 +391,24 @@ class Generation(Call, Asked):
     def cancel(self) -> None:
         if self._ended:
             return
-        self._house.upstream.cancel(self)
-        self._house.waiting.leave(self)
+        house, lane = self._house, self._lane
+        house.waiting.leave(self)
         if self._series is not None:
             self._series.disconnects += 1
-        self._leave(_CLIENT_GONE, self._tail())
+        if lane is not None and lane.route.capabilities.says_counts and house.upstream.half_close(self):
+            # It stops, and says in a moment how far it came: what was made is paid for.
+            self._ended = self._cut = True
+            get_running_loop().call_later(_LAST_WORDS_S, self._give_up)
+            return
+        reached = self.connection is not None
+        house.upstream.cancel(self)
+        self._leave(_CLIENT_GONE, b"".join(self._pieces), reached=reached)
+
+    def _give_up(self) -> None:
+        """It has not said how far it came."""
+        if self._lane is not None:
+            self._house.upstream.cancel(self)
+            self._leave(_CLIENT_GONE, b"".join(self._pieces))
 
     def pause(self) -> None:
         self._paused = True
@@ -370,42 +438,91 @@ class Generation(Call, Asked):
             if not lane.load.running and self._house.waiting.of(self.model):
                 self._house.waiting.changed(self.model)  # a change to another kind of engine may wait for this
 
-    def _leave(self, status: int, answer: bytes) -> None:
-        """Write the figures down and give the place back."""
+    def _leave(self, status: int, answer: bytes, *, reached: bool = True) -> None:
+        """Write the figures down and give the place back. `answer` is all that is known of the answer; of one that was
+        cut, `reached` says whether the engine had it."""
         self._ended = True
+        lane, grant = self._lane, self._grant
         self._give_back(monotonic())
         series = self._series
         if series is None:  # it never came to an engine
             metrics = self._house.metrics
             known = self._house.routes.served(self.model) is not None
             metrics.of(self.model if known else "").count(self._door, status)
+            grant.leave(status, None, None)
             return
+        now = perf_counter()
         series.in_flight -= 1
         series.count(self._door, status)
-        series.took(self._door, perf_counter() - self._began)
+        series.took(self._door, now - self._began)
+        first_s = 0.0
         if self._first:
-            series.first_tokens.observe(self._first - self._began)
+            first_s = self._first - self._began
+            series.first_tokens.observe(first_s)
         if self.retried:
             series.retries += 1
-        if answer:
-            prompt, generated = token_counts(answer)
-            series.prompt_tokens += prompt
-            series.generation_tokens += generated
+        if lane is None:
+            grant.leave(status, None, None)
+            return
+        served = self._served()
+        if served is not None:
+            tally = served.tally
+            if status == _CLIENT_GONE:
+                tally.left += 1
+            else:
+                failed = status >= 500
+                tally.failed += failed
+                tally.answered += not failed
+                tally.latest.append((first_s or now - self._began, not failed))
+        if not answer and (status != _CLIENT_GONE or not reached):
+            grant.leave(status, lane.route, lane.price, first_s=first_s)
+            return
+        found = counts_of(
+            answer,
+            size=len(self._body),
+            most=grant.most(lane.route.context),
+            before=self._texts if self._streaming else None,
+        )
+        series.prompt_tokens += found.prompt
+        series.generation_tokens += found.completion
+        if found.disputed:
+            grant.row.verdicts.append("usage_disputed")
+        grant.leave(
+            status,
+            lane.route,
+            lane.price,
+            prompt=found.prompt,
+            completion=found.completion,
+            cached=found.cached,
+            counted=found.counted,
+            first_s=first_s,
+        )
 
 
-def no_model(routes: RouteTable, name: str) -> Problem:
-    """Nothing answers to this name."""
+def no_model(routes: RouteTable, name: str, caller: Caller | None = None) -> Problem:
+    """Nothing answers to this name, or nothing that `caller` may ask: a key does not learn what there is for others."""
     from pressroom.kernel import did_you_mean
 
     name = name[:200]  # comparing takes time that grows with the length
-    known = [route.model for route in routes.all()]
+    known = [route.model for route in routes.all() if caller is None or caller.may_ask(route.model)]
     hint = did_you_mean(name, known, otherwise=f"There are: {', '.join(known[:20])}." if known else "")
     message = f"The model `{name}` does not exist. {hint}".strip()
     return Problem(404, message, code="model_not_found")
 
 
+def branch_gone(model: str, branch: str) -> Problem:
+    """The route that was chosen was taken away; another may answer."""
+    message = f"The route '{branch}' of the model '{model}' was taken away just now."
+    return server_error(503, message, code="model_not_ready", retry_after_s=1)
+
+
 def _not_ready(route: Route) -> Problem:
     message = f"The model '{route.model}' is not ready: {route.detail or 'it is starting'}."
+    return server_error(503, message, code="model_not_ready", retry_after_s=route.retry_after_s)
+
+
+def _must_stay(route: Route) -> Problem:
+    message = f"The request may not leave for a vendor, and nothing else answers for the model '{route.model}' now."
     return server_error(503, message, code="model_not_ready", retry_after_s=route.retry_after_s)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
+from pressroom.gateway._entrance import Memo
+
 if TYPE_CHECKING:
     from pressroom.gateway._incoming import Incoming
 
@@ -15,14 +17,16 @@ _END = b"\r\n\r\n"
 class Request:
     """A request as it came. Names of headers are in lower case; `path` has no query and is not decoded."""
 
-    __slots__ = ("body", "headers", "held", "incoming", "keep_alive", "method", "path", "target", "version")
+    __slots__ = ("body", "headers", "held", "incoming", "keep_alive", "memo", "method", "path", "target", "version")
 
-    def __init__(self, target: bytes) -> None:
+    def __init__(self, target: bytes, memo: Memo | None = None) -> None:
         self.target = target
         self.path = b""
         self.method = b""
         self.version = "1.1"
         self.headers: dict[bytes, bytes] = {}
+        #: What is known of who sends it; all requests with this head share it.
+        self.memo = memo or Memo()
         self.body = b""
         self.keep_alive = True
         #: Bytes that its body takes of what the listener allows to all.
@@ -32,7 +36,7 @@ class Request:
 
     def again(self, body: bytes) -> Request:
         """A request with the same head and another body."""
-        found = Request(self.target)
+        found = Request(self.target, self.memo)
         found.path, found.method, found.version, found.headers = self.path, self.method, self.version, self.headers
         found.body = body
         return found

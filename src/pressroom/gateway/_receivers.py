@@ -10,22 +10,28 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from pressroom.gateway import _sse
-from pressroom.gateway.asking import Asked, Receiver
+from pressroom.gateway._saying import said
+from pressroom.gateway.asking import Asked, InOnePiece, Receiver
 from pressroom.gateway.problems import server_error
 
 if TYPE_CHECKING:
+    from pressroom.gateway._grant import Grant
     from pressroom.gateway._http_server import HttpConnection
+    from pressroom.gateway.cache._recording import Recording
     from pressroom.gateway.problems import Problem
     from pressroom.gateway.routes import Route
 
 
-_HEADER_SAFE = re.compile(r"[\x21-\x7e]{1,128}")
+_CLIENT_GONE = 499
+# Of an answer whose text is kept.
+_CONTENT_LIMIT = 1 << 20
 
 
 @lru_cache(maxsize=1024)
-def _headers(digest: str) -> tuple[bytes, bytes]:
-    """The header lines of a whole answer and of a stream from the version with this digest."""
-    version = b"pressroom-version: %b\r\n" % digest.encode() if _HEADER_SAFE.fullmatch(digest) else b""
+def _headers(digest: str, branch: str, cache: str) -> tuple[bytes, bytes]:
+    """The header lines of a whole answer and of a stream from the version with this digest: which of several routes
+    answered, and whether the answer was kept from before."""
+    version = said(digest, branch, cache)
     stream = b"content-type: text/event-stream\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
     return version + b"content-type: application/json\r\n", version + stream
 
@@ -51,11 +57,11 @@ class HttpReceiver:
     # What the answer does.
 
     def whole(self, body: bytes, route: Route) -> None:
-        self._client.respond(200, _headers(route.digest)[0] + self._id, body)
+        self._client.respond(200, _headers(route.digest, route.branch, route.cache)[0] + self._id, body)
 
     def begin(self, route: Route) -> None:
         self._streaming = True
-        self._client.start_stream(200, _headers(route.digest)[1] + self._id)
+        self._client.start_stream(200, _headers(route.digest, route.branch, route.cache)[1] + self._id)
 
     def data(self, data: bytes) -> None:
         self._client.send_piece(data)
@@ -90,6 +96,100 @@ class HttpReceiver:
         if self._asked is not None:
             self._asked.cancel()
         self.failed(server_error(502, "The engine failed: the gateway is stopping.", code="engine_error"))
+
+
+class Vector(InOnePiece):
+    """Takes the one vector of a request for an embedding; `then` gets it, or None."""
+
+    __slots__ = ("_then",)
+
+    def __init__(self, then: Callable[[list[float] | None], None]) -> None:
+        self._then = then
+
+    def whole(self, body: bytes, route: Route) -> None:
+        try:
+            vector = orjson.loads(body)["data"][0]["embedding"]
+        except (ValueError, LookupError, TypeError):
+            vector = None
+        self._then(vector if isinstance(vector, list) else None)
+
+    def failed(self, problem: Problem) -> None:
+        self._then(None)
+
+
+class Guard(Asked):
+    """Between a client and what works for it: says of a request with several parts when the client has its end."""
+
+    __slots__ = ("_asked", "_grant", "_kept", "_over", "_receiver", "_recording", "_size")
+
+    def __init__(
+        self, receiver: Receiver, grant: Grant, recording: Recording | None = None, *, content: bool = False
+    ) -> None:
+        self._kept: list[bytes] | None = [] if content else None
+        self._size = 0
+        self._receiver = receiver
+        self._grant = grant
+        self._recording = recording
+        self._asked: Asked | None = None
+        self._over = False
+        grant.guarded = True
+
+    def asked(self, asked: Asked) -> Guard:
+        """What was asked for it."""
+        self._asked = asked
+        return self
+
+    def whole(self, body: bytes, route: Route) -> None:
+        if self._kept is not None:
+            self._keep(body)
+        self._end(200)
+        self._receiver.whole(body, route)
+
+    def begin(self, route: Route) -> None:
+        self._receiver.begin(route)
+
+    def data(self, data: bytes) -> None:
+        if self._kept is not None:
+            self._keep(data)
+        self._receiver.data(data)
+
+    def end(self) -> None:
+        self._end(200)
+        if self._recording is not None:
+            self._recording.usage = self._grant.usage()
+        self._receiver.end()
+
+    def failed(self, problem: Problem) -> None:
+        self._end(problem.status)
+        self._receiver.failed(problem)
+
+    def cancel(self) -> None:
+        if not self._over:
+            self._end(_CLIENT_GONE)
+            if self._asked is not None:
+                self._asked.cancel()
+
+    def pause(self) -> None:
+        if self._asked is not None:
+            self._asked.pause()
+
+    def resume(self) -> None:
+        if self._asked is not None:
+            self._asked.resume()
+
+    def _keep(self, data: bytes) -> None:
+        """Keep it for the ledger, as much as that looks at."""
+        assert self._kept is not None
+        if self._size < _CONTENT_LIMIT:
+            self._kept.append(data)
+            self._size += len(data)
+
+    def _end(self, status: int) -> None:
+        self._over = True
+        if self._kept:
+            self._grant.row.answer = b"".join(self._kept)
+            self._kept = None
+        self._grant.end(status)
 
 
 class Reshaping:
@@ -131,6 +231,78 @@ class Reshaping:
 
     def failed(self, problem: Problem) -> None:
         self._receiver.failed(problem)
+
+
+_NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
+
+
+def with_usage(body: bytes) -> bytes:
+    """The JSON object of a request for a stream, with the wish for its usage; `stream_options` is not in it yet."""
+    return body.rstrip()[:-1] + b',"stream_options":{"include_usage":true}}'
+
+
+# The event with the usage is much shorter.
+_USAGE_LIMIT = 16_384
+
+
+class WithoutUsage:
+    """Passes a stream on without the event of its usage, which the gateway asked for and the client did not."""
+
+    __slots__ = ("_held", "_receiver")
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._held = b""
+
+    def whole(self, body: bytes, route: Route) -> None:
+        self._receiver.whole(body, route)
+
+    def begin(self, route: Route) -> None:
+        self._receiver.begin(route)
+
+    def data(self, data: bytes) -> None:
+        if self._held:
+            data, self._held = self._held + data, b""
+        if not data.endswith(b"\n\n"):
+            # An event that has not come whole may be the one; a long one is not.
+            end = data.rfind(b"\n\n") + 2
+            begun = data[end:] if end > 1 else data
+            if len(begun) < _USAGE_LIMIT:
+                self._held = begun
+                data = data[: len(data) - len(begun)]
+        if _NO_CHOICES.search(data) is not None:
+            data = b"".join(frame for frame in _frames(data) if not _is_usage(frame))
+        if data:
+            self._receiver.data(data)
+
+    def end(self) -> None:
+        self._rest()
+        self._receiver.end()
+
+    def failed(self, problem: Problem) -> None:
+        self._rest()
+        self._receiver.failed(problem)
+
+    def _rest(self) -> None:
+        if self._held:
+            self._receiver.data(self._held)
+            self._held = b""
+
+
+def _frames(data: bytes) -> list[bytes]:
+    """The events, each with the empty line that ends it; the last may have none."""
+    parts = data.split(b"\n\n")
+    return [part + b"\n\n" for part in parts[:-1]] + ([parts[-1]] if parts[-1] else [])
+
+
+def _is_usage(frame: bytes) -> bool:
+    if _NO_CHOICES.search(frame) is None:
+        return False
+    try:
+        record = orjson.loads(frame.partition(b"data:")[2])
+    except ValueError:
+        return False
+    return isinstance(record, dict) and not record.get("choices") and bool(record.get("usage"))
 
 
 def usage_apart(record: dict[str, Any]) -> list[dict[str, Any]]:

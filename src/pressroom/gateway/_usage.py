@@ -1,19 +1,26 @@
-"""Token counts from the end of an answer, without parsing the answer."""
+"""Token counts from the end of an answer, without parsing the answer; and what they are where it says nothing true."""
 
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
+
+from pressroom.gateway.ledger.base import Counted
 
 _PROMPT = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,12})')
 _COMPLETION = re.compile(rb'"completion_tokens"\s*:\s*(\d{1,12})')
+_KEPT = re.compile(rb'"cached_tokens"\s*:\s*(\d{1,12})')
 _CACHED = re.compile(rb'"cache_n"\s*:\s*(\d{1,12})')
 _READ = re.compile(rb'"prompt_n"\s*:\s*(\d{1,12})')
 _WRITTEN = re.compile(rb'"predicted_n"\s*:\s*(\d{1,12})')
 _SPAN = 600
+#: A template's own tokens: no known one writes more of its own around a conversation than this and what is in it.
+TEMPLATE = 64
 
 
-def token_counts(answer: bytes) -> tuple[int, int]:
-    """Prompt and generated tokens that an answer, or the last frames of a stream, declares; zeros where it does not.
+def token_counts(answer: bytes) -> tuple[int, int, int] | None:
+    """Prompt and generated tokens that an answer, or the last frames of a stream, declares, and how many of the prompt
+    were kept from before; None where it does not.
 
     Reads OpenAI's `usage`, else llama.cpp's `timings`. Inside a JSON string a quote is escaped, so text that was
     generated cannot be taken for either key.
@@ -22,12 +29,63 @@ def token_counts(answer: bytes) -> tuple[int, int]:
     if at >= 0:
         found = answer[at : at + _SPAN]
         prompt, completion = _PROMPT.search(found), _COMPLETION.search(found)
-        if prompt and completion:
-            return int(prompt[1]), int(completion[1])
+        if prompt:  # an embedding has no completion
+            kept = _KEPT.search(found)
+            return int(prompt[1]), int(completion[1]) if completion else 0, int(kept[1]) if kept else 0
     at = answer.rfind(b'"timings":')
     if at >= 0:
         found = answer[at : at + _SPAN]
         read, written, cached = _READ.search(found), _WRITTEN.search(found), _CACHED.search(found)
         if read and written:
-            return int(read[1]) + (int(cached[1]) if cached else 0), int(written[1])
-    return 0, 0
+            before = int(cached[1]) if cached else 0
+            return int(read[1]) + before, int(written[1]), before
+    return None
+
+
+class Counts(NamedTuple):
+    """Tokens of one engine's request, and where the numbers come from. `disputed`: the engine stated others, which
+    cannot be true."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+    counted: Counted = Counted.NONE
+    disputed: bool = False
+
+
+_PIECES = (b'"content":"', b'"text":"', b'"reasoning_content":"', b'"arguments":"')
+_EMPTY = (b'"content":""', b'"text":""', b'"reasoning_content":""', b'"arguments":""')
+# English text has about four bytes a token, in every tokenizer of today; for where nobody counted.
+_BYTES_A_TOKEN = 4
+
+
+def pieces_in(data: bytes) -> int:
+    """How many pieces of text there are in the events of a stream; engines send one for each token."""
+    return sum(map(data.count, _PIECES)) - sum(map(data.count, _EMPTY))
+
+
+def counts_of(answer: bytes, *, size: int, most: int, before: int | None) -> Counts:
+    """What a request came to.
+
+    `answer` is a whole answer, or the end of a stream, and then `before` how many pieces of text came before that;
+    `size` are the bytes that were sent to the engine, `most` the tokens that it might answer with at most (0: no bound
+    was given). What an engine states is believed as long as it can be true: a prompt has no more tokens than bytes, an
+    answer no more than were asked for, and text is not made of no tokens.
+    """
+    stated = token_counts(answer)
+    if stated is None:
+        seen = before + pieces_in(answer) if before is not None else len(answer) // _BYTES_A_TOKEN
+        return Counts(max(1, size // _BYTES_A_TOKEN), min(seen, most) if most else seen, 0, Counted.COUNTED)
+    prompt, completion, cached = stated
+    if 0 < prompt <= size + TEMPLATE and completion > 0 and (not most or completion <= most):
+        return Counts(prompt, completion, min(cached, prompt), Counted.STATED)
+    if not prompt:
+        prompt = max(1, size // _BYTES_A_TOKEN)
+    elif prompt > size + TEMPLATE:
+        prompt = size + TEMPLATE
+    if most and completion > most:
+        completion = most
+    elif not completion:
+        completion = (before or 0) + pieces_in(answer)
+    same = (prompt, completion) == stated[:2]
+    return Counts(prompt, completion, min(cached, prompt), Counted.STATED if same else Counted.COUNTED, not same)

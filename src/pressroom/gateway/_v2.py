@@ -23,6 +23,7 @@ from pressroom.gateway.routes import RouteTable
 if TYPE_CHECKING:
     from pressroom.gateway._http_request import Request
     from pressroom.gateway._http_server import HttpConnection
+    from pressroom.gateway.admission import Client
 
 T = TypeVar("T")
 
@@ -78,14 +79,19 @@ class V2Door:
         """Whether a request is for this door."""
         return path.startswith(b"/v2") and (len(path) == 3 or path[3:4] == b"/")
 
-    def handle(self, connection: HttpConnection, request: Request, request_id: bytes) -> None:
-        """Answer a request."""
+    @staticmethod
+    def open(path: bytes) -> bool:
+        """Whether a path is for everybody: what says that the server lives needs no key."""
+        return not path.startswith((_MODELS, _REPOSITORY))
+
+    def handle(self, connection: HttpConnection, request: Request, request_id: bytes, client: Client | None) -> None:
+        """Answer a request. `client` is None where nobody had to say who asks: the server's own paths."""
         path = request.path
         try:
-            if path.startswith(_MODELS):
-                self._model(connection, request, request_id, path[len(_MODELS) :])
-            elif path.startswith(_REPOSITORY):
-                self._repository(connection, request, request_id, path[len(_REPOSITORY) :])
+            if client is not None and path.startswith(_MODELS):
+                self._model(connection, request, request_id, path[len(_MODELS) :], client)
+            elif client is not None and path.startswith(_REPOSITORY):
+                self._repository(connection, request, request_id, path[len(_REPOSITORY) :], client)
             else:
                 self._server(connection, request, request_id, path[3:].strip(b"/"))
         except Invalid as error:
@@ -113,30 +119,33 @@ class V2Door:
 
     # Of one model.
 
-    def _model(self, connection: HttpConnection, request: Request, request_id: bytes, rest: bytes) -> None:
+    def _model(
+        self, connection: HttpConnection, request: Request, request_id: bytes, rest: bytes, client: Client
+    ) -> None:
         name, _, last = rest.rpartition(b"/")
         door = _VERBS.get(last)
         if door is not None and name:
             _must(request, b"POST")
-            self._answer(connection, request, request_id, name, last, door)
+            self._answer(connection, request, request_id, name, last, door, client)
             return
         _must(request, *_READING)
         if last in (b"ready", b"config") and name and self._named(rest) is None:
-            face = self._face(name)
+            face = self._face(name, client)
             if last == b"config":
                 _json(connection, request_id, face.config())
             else:
                 self._model_ready(connection, request_id, face)
         else:
-            self._metadata(connection, request_id, rest)
+            self._metadata(connection, request_id, rest, client)
 
-    def _metadata(self, connection: HttpConnection, request_id: bytes, rest: bytes) -> None:
+    def _metadata(self, connection: HttpConnection, request_id: bytes, rest: bytes, client: Client) -> None:
         control = self._control
         served = self._named(rest) or self._named(rest.rpartition(b"/versions/")[0])
-        if served is not None or control is None:
-            _json(connection, request_id, self._face(rest).metadata())
+        name = _decoded(rest)
+        if served is not None or control is None or not client.caller.may_ask(name):
+            _json(connection, request_id, self._face(rest, client).metadata())
             return
-        name = _decoded(rest)  # not served now, but it may be one that could be
+        # Not served now, but it may be one that could be.
 
         def described(found: Servable) -> dict[str, Any]:
             return Face(found.as_route()).metadata()
@@ -154,16 +163,23 @@ class V2Door:
         connection.respond(503, JSON + retry + request_id, orjson.dumps(body))
 
     def _answer(
-        self, connection: HttpConnection, request: Request, request_id: bytes, name: bytes, verb: bytes, door: str
+        self,
+        connection: HttpConnection,
+        request: Request,
+        request_id: bytes,
+        name: bytes,
+        verb: bytes,
+        door: str,
+        client: Client,
     ) -> None:
         """Read the request, and ask."""
         face: Face | None = None
         try:
-            face = self._face(name)
+            face = self._face(name, client)
             headers = request.headers
             if headers.get(b"content-encoding", b"identity") != b"identity":
                 raise Invalid("The body of a request must not be compressed.", 415)
-            exchange = self._exchange(connection, request, request_id, face, verb)
+            exchange = self._exchange(connection, request, request_id, face, verb, client)
             exchange.start(self._asker, door)
         except Invalid as error:
             if self._refused is not None:
@@ -171,7 +187,13 @@ class V2Door:
             raise
 
     def _exchange(
-        self, connection: HttpConnection, request: Request, request_id: bytes, face: Face, verb: bytes
+        self,
+        connection: HttpConnection,
+        request: Request,
+        request_id: bytes,
+        face: Face,
+        verb: bytes,
+        client: Client,
     ) -> Whole | Streamed:
         body, length = request.body, request.headers.get(b"inference-header-content-length")
         job = None if verb == b"infer" or length is not None else v2.read_generate(face, body)
@@ -183,48 +205,56 @@ class V2Door:
             where = "generate_stream answers in pieces" if streams else f"{verb.decode()} answers in one piece"
             raise Invalid(f"'stream' is {str(job.stream).lower()}, but {where}. Leave it out.")
         if not streams:
-            return Whole(connection, request_id, job, binary)
+            return Whole(connection, request_id, client, job, binary)
         events = GeneratedEvents(job) if binary is None else TensorEvents(job, binary)
-        return Streamed(connection, request_id, job, events)
+        return Streamed(connection, request_id, client, job, events)
 
-    def _face(self, path: bytes) -> Face:
+    def _face(self, path: bytes, client: Client) -> Face:
         """The model of a path, which may have a version after the name.
 
         Raises:
             Invalid: there is none, or not in this version.
         """
+        caller = client.caller
         found = self._named(path)
-        if found is not None:
+        if found is not None and caller.may_ask(found.name):
             return found
         name, _, version = path.rpartition(b"/versions/")
-        if name:
+        if name and found is None:
             found = self._named(name)
-            if found is not None:
+            if found is not None and caller.may_ask(found.name):
                 found.check_version(_decoded(version))
                 return found
         missing = _decoded(name or path)
-        raise Invalid(no_model(self._routes, missing).message, 404)
+        raise Invalid(no_model(self._routes, missing, caller).message, 404)
 
     def _named(self, path: bytes) -> Face | None:
         return self._faces.of(_decoded(path))
 
     # Of the repository.
 
-    def _repository(self, connection: HttpConnection, request: Request, request_id: bytes, rest: bytes) -> None:
+    def _repository(
+        self, connection: HttpConnection, request: Request, request_id: bytes, rest: bytes, client: Client
+    ) -> None:
         name, _, verb = rest.removeprefix(b"models/").rpartition(b"/")
         if rest == b"index":
             _must(request, b"POST", *_READING)
             only_ready = _wants_ready(request.body)
             if self._control is None:
-                _json(connection, request_id, _listed(indexed(self._routes), only_ready=only_ready))
+                _json(connection, request_id, _listed(indexed(self._routes), client, only_ready=only_ready))
             else:
                 self._call(
-                    connection, request_id, self._control.index, lambda found: _listed(found, only_ready=only_ready)
+                    connection,
+                    request_id,
+                    self._control.index,
+                    lambda found: _listed(found, client, only_ready=only_ready),
                 )
             return
         if not rest.startswith(b"models/") or verb not in (b"load", b"unload") or not name:
             raise _unknown(request)
         _must(request, b"POST")
+        if not client.caller.admin:
+            raise Invalid(f"A key with the right 'admin' may {verb.decode()} models; this one may not.", 403)
         _check_no_overrides(request.body)
         control = self._control
         if control is None:
@@ -282,8 +312,9 @@ class _Waiting:
         self.refuse(Problem(503, "The gateway is stopping."))
 
 
-def _listed(found: list[Servable], *, only_ready: bool) -> list[dict[str, str]]:
-    return [each.row() for each in found if each.ready or not only_ready]
+def _listed(found: list[Servable], client: Client, *, only_ready: bool) -> list[dict[str, str]]:
+    seen = [each for each in found if client.caller.may_ask(each.name)]
+    return [each.row() for each in seen if each.ready or not only_ready]
 
 
 def _wants_ready(body: bytes) -> bool:

@@ -8,6 +8,8 @@ import orjson
 
 from pressroom.gateway import _sse
 from pressroom.gateway import _v2_whole as _whole
+from pressroom.gateway._entrance import id_of
+from pressroom.gateway._saying import said
 from pressroom.gateway.asking import Asked, Asker
 from pressroom.gateway.problems import Problem, server_error
 from pressroom.gateway.protocols import _v2_writing as writing
@@ -16,6 +18,7 @@ from pressroom.gateway.protocols._v2_writing import Events
 
 if TYPE_CHECKING:
     from pressroom.gateway._http_server import HttpConnection
+    from pressroom.gateway.admission import Client
     from pressroom.gateway.protocols._v2_requests import Job
     from pressroom.gateway.routes import Route
 
@@ -37,11 +40,12 @@ def error(problem: Problem) -> bytes:
 class _Exchange:
     """What both kinds do when the client does something."""
 
-    __slots__ = ("_connection", "_id", "_job", "_slow", "asked")
+    __slots__ = ("_client", "_connection", "_id", "_job", "_slow", "asked")
 
-    def __init__(self, connection: HttpConnection, request_id: bytes, job: Job) -> None:
+    def __init__(self, connection: HttpConnection, request_id: bytes, client: Client, job: Job) -> None:
         self._connection = connection
         self._id = request_id
+        self._client = client
         self._job = job
         self._slow = False
         self.asked: Asked | None = None
@@ -69,20 +73,35 @@ class _Exchange:
         refuse(self._connection, self._id, problem)
 
 
+def _said(job: Job, route: Route | None) -> bytes:
+    """The header lines that say who answered."""
+    if route is None or route is job.face.route:
+        return job.face.headers
+    return said(route.digest, route.branch, route.cache)
+
+
 class Whole(_Exchange):
     """One answer, or all the answers to several texts, sent when they are complete. Without `binary` it is an answer of
     `generate` in its own form."""
 
-    __slots__ = ("_binary",)
+    __slots__ = ("_binary", "_whole")
 
-    def __init__(self, connection: HttpConnection, request_id: bytes, job: Job, binary: writing.Binary | None) -> None:
-        super().__init__(connection, request_id, job)
+    def __init__(
+        self,
+        connection: HttpConnection,
+        request_id: bytes,
+        client: Client,
+        job: Job,
+        binary: writing.Binary | None,
+    ) -> None:
+        super().__init__(connection, request_id, client, job)
         self._binary = binary
 
     def start(self, asker: Asker, door: str) -> None:
         """Ask. The answer may be out when this returns."""
         self._connection.hold(self)
-        self.asked = _whole.Whole(self._job, self._answered).ask(asker, door)
+        self._whole = _whole.Whole(self._job, self._answered)
+        self.asked = self._whole.ask(asker, door, self._client, id_of(self._id))
 
     def _answered(self, found: _whole.Found) -> None:
         if isinstance(found, Problem):
@@ -92,7 +111,7 @@ class Whole(_Exchange):
 
     def _send(self, answers: list[Answer] | Embeddings) -> None:
         job, connection = self._job, self._connection
-        headers = job.face.headers + self._id
+        headers = _said(job, self._whole.route) + self._id
         if self._binary is None:
             assert not isinstance(answers, Embeddings)
             connection.respond(200, JSON + headers, orjson.dumps(writing.generated(job, answers[0])))
@@ -110,8 +129,8 @@ class Streamed(_Exchange):
 
     __slots__ = ("_begun", "_events", "_over", "_stream")
 
-    def __init__(self, connection: HttpConnection, request_id: bytes, job: Job, events: Events) -> None:
-        super().__init__(connection, request_id, job)
+    def __init__(self, connection: HttpConnection, request_id: bytes, client: Client, job: Job, events: Events) -> None:
+        super().__init__(connection, request_id, client, job)
         self._stream = Stream()
         self._events = events
         self._begun = False
@@ -125,7 +144,7 @@ class Streamed(_Exchange):
         """
         fields = self._job.streamed()
         self._connection.hold(self)
-        self.asked = asker.ask(fields, self._job.endpoint, self, door=door)
+        self.asked = asker.ask(fields, self._job.endpoint, self, door=door, client=self._client, id=id_of(self._id))
 
     def whole(self, body: bytes, route: Route) -> None:
         """The engine answered in one piece after all."""
@@ -138,7 +157,7 @@ class Streamed(_Exchange):
 
     def begin(self, route: Route) -> None:
         self._begun = True
-        self._connection.start_stream(200, self._job.face.headers + _STREAM + self._id)
+        self._connection.start_stream(200, _said(self._job, route) + _STREAM + self._id)
         if self._slow and self.asked is not None:
             self.asked.pause()
 

@@ -11,6 +11,7 @@ from pressroom.gateway.protocols._v2_answers import Answer, Embeddings, answer, 
 from pressroom.gateway.protocols._v2_gather import Gathering
 
 if TYPE_CHECKING:
+    from pressroom.gateway.admission import Client
     from pressroom.gateway.protocols._v2_requests import Job
     from pressroom.gateway.routes import Route
 
@@ -20,23 +21,25 @@ Found = list[Answer] | Embeddings | Problem
 class Whole(InOnePiece):
     """The Receiver of the whole answer to a job: `then` gets it, or what went wrong, once."""
 
-    __slots__ = ("_job", "_then")
+    __slots__ = ("_job", "_then", "route")
 
     def __init__(self, job: Job, then: Callable[[Found], None]) -> None:
+        #: Who answered, once it is known; None where there were several answers.
+        self.route: Route | None = None
         self._job = job
         self._then = then
 
-    def ask(self, asker: Asker, door: str) -> Asked:
+    def ask(self, asker: Asker, door: str, client: Client, id: str = "") -> Asked:
         """Ask for all of it. `then` may be called before this returns."""
         job = self._job
         if len(job.fields) == 1:
-            return asker.ask(job.fields[0], job.endpoint, self, door=door)
-        gathering = Gathering(asker, job, door=door, done=self._gathered, failed=self.failed)
+            return asker.ask(job.fields[0], job.endpoint, self, door=door, client=client, id=id)
+        gathering = Gathering(asker, job, door=door, client=client, id=id, done=self._gathered, failed=self.failed)
         gathering.start()
         return gathering
 
     def whole(self, body: bytes, route: Route) -> None:
-        job = self._job
+        job, self.route = self._job, route
         found = embeddings(body, len(job.fields[0]["input"])) if job.embeds else answer(body)
         self._then([found] if isinstance(found, Answer) else found)
 

@@ -28,15 +28,22 @@ class Limits:
 
 class Caller:
     """Who asks. `key` and `team` are names, '' where nobody said who asks; `patterns` are of the models it may ask
-    (`*` for all). `purse` belongs to the treasury."""
+    (`*` for all); `admin` says whether it may also load models and let them go. `purse` belongs to the treasury."""
 
-    __slots__ = ("_may", "key", "limits", "patterns", "purse", "team")
+    __slots__ = ("_may", "admin", "key", "limits", "patterns", "purse", "team")
 
     def __init__(
-        self, key: str = "", team: str = "", *, patterns: tuple[str, ...] = ("*",), limits: Limits | None = None
+        self,
+        key: str = "",
+        team: str = "",
+        *,
+        patterns: tuple[str, ...] = ("*",),
+        limits: Limits | None = None,
+        admin: bool = False,
     ) -> None:
         self.key = key
         self.team = team
+        self.admin = admin
         self.patterns = patterns
         self.limits = limits or Limits()
         self.purse: Any = None
@@ -50,6 +57,23 @@ class Caller:
                 self._may.clear()
             known = self._may[model] = any(fnmatch.fnmatchcase(model, pattern) for pattern in self.patterns)
         return known
+
+
+class Client:
+    """Who sends a request, and what its headers say about how: a `tag` that rules, splits and the ledger know; whether
+    the answer must be `fresh` (none that was kept), and whether the cache may know of it at all (`store`)."""
+
+    __slots__ = ("caller", "fresh", "store", "tag")
+
+    def __init__(self, caller: Caller, tag: str = "", *, fresh: bool = False, store: bool = True) -> None:
+        self.caller = caller
+        self.tag = tag
+        self.fresh = fresh
+        self.store = store
+
+
+#: Nobody who said who it is, where nobody has to.
+ANONYMOUS = Client(Caller(admin=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,28 +10,32 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from pressroom import __version__
-from pressroom.gateway._generation import Generation, House, no_model
+from pressroom.gateway._books_metrics import BooksFigures
+from pressroom.gateway._dispatcher import Dispatcher
+from pressroom.gateway._entrance import Entrance, id_of
+from pressroom.gateway._generation import House, no_model
+from pressroom.gateway._grant import Books
 from pressroom.gateway._http_request import Request
 from pressroom.gateway._http_server import HttpConnection
 from pressroom.gateway._hub import STREAMED, HubDoor
 from pressroom.gateway._origin import OriginGuard
-from pressroom.gateway._receivers import HttpReceiver, Reshaping, completion_logprobs, usage_apart
-from pressroom.gateway._several import Several, wants_several
-from pressroom.gateway._tools import ToolCalls, told_in_words, wants_tools
+from pressroom.gateway._receivers import HttpReceiver
 from pressroom.gateway._v2 import PATHS as V2_PATHS
 from pressroom.gateway._v2 import V2Door
 from pressroom.gateway._v2_exchanges import error
 from pressroom.gateway._waiting import WaitingRoom
+from pressroom.gateway.admission import Client
 from pressroom.gateway.asking import Asked, Receiver
 from pressroom.gateway.metrics import HubSeries, Metrics
 from pressroom.gateway.problems import Problem, server_error
-from pressroom.gateway.protocols.openai import CHAT, COMPLETION, ENDPOINTS, Endpoint, checked, read
+from pressroom.gateway.protocols.openai import ENDPOINTS, Endpoint, read
 from pressroom.gateway.routes import Route, RouteTable
 from pressroom.gateway.upstream import Upstream
 from pressroom.kernel import GatewaySettings
 from pressroom.registry.hub.base import PATHS, HubService
 
 if TYPE_CHECKING:
+    from pressroom.gateway.access import Access
     from pressroom.gateway.batches import BatchDoor
     from pressroom.gateway.control import ModelControl
     from pressroom.gateway.grpc import GrpcServer
@@ -62,8 +66,11 @@ class Gateway:
         hub: HubService | None = None,
         batches: BatchDoor | None = None,
         control: ModelControl | None = None,
+        access: Access | None = None,
+        books: Books | None = None,
     ) -> None:
         self.settings = settings
+        self._entrance = Entrance(access)
         self.metrics = Metrics()
         self._routes = routes
         self._ready = ready if ready is not None else self._every_route_ready
@@ -75,13 +82,18 @@ class Gateway:
         routes.listen(waiting.changed)
         self.metrics.waiting = waiting.of
         self._house = House(settings, routes, self._upstream, self.metrics, waiting)
+        self._count = self._house.refused
+        #: Asks models: every door goes by it.
+        books = books or Books()
+        self.dispatcher = Dispatcher(self._house, books)
+        self.metrics.more.append(BooksFigures(routes, self.dispatcher.steerings, self.dispatcher.cache, books).collect)
         self._hub: HubDoor | None = None
         if hub is not None:
             self.metrics.hub = HubSeries()
             self._hub = HubDoor(hub, self.metrics.hub)
             self._hub.bound_to(settings.host)
         self.control = control
-        self._v2 = V2Door(self, routes, ready=self._ready, control=control, refused=self._count)
+        self._v2 = V2Door(self.dispatcher, routes, ready=self._ready, control=control, refused=self._count)
         self._batches = batches
         # Unique over restarts without asking the system for randomness on each request.
         self._id_prefix = f"x-request-id: req_{secrets.token_hex(6)}".encode()
@@ -104,6 +116,8 @@ class Gateway:
         """Say which address it listens on, and where a client on this machine reaches it; the default address is that
         of the settings."""
         self._guard = OriginGuard(host)
+        if self._entrance.access is not None:
+            self._entrance.access.bound_to(host)
         if self._hub is not None:
             self._hub.bound_to(host)
         if self._batches is not None and url:
@@ -119,7 +133,7 @@ class Gateway:
         from pressroom.gateway.grpc import open_grpc
 
         return await open_grpc(
-            self,
+            self.dispatcher,
             self._routes,
             self.settings,
             self.control,
@@ -127,6 +141,7 @@ class Gateway:
             port=port,
             ready=self._ready,
             refused=self._count,
+            entrance=self._entrance,
         )
 
     @property
@@ -170,15 +185,24 @@ class Gateway:
         endpoint = self._completions.get(path)
         if endpoint is not None:
             if posts:
-                self._complete(connection, request, request_id, endpoint)
+                client = self._entrance.client(headers, request.memo)
+                if isinstance(client, Problem):
+                    self._count("", endpoint.name, client.status)
+                    self._refuse(connection, request_id, client)
+                else:
+                    self._complete(connection, request, request_id, endpoint, client)
             else:
                 self._refuse(connection, request_id, _not_allowed(request, "POST"))
             return
         if self._v2.takes(method, path):
-            self._v2.handle(connection, request, request_id)
+            if self._v2.open(path):
+                self._v2.handle(connection, request, request_id, None)
+            elif (known := self._known(connection, request, request_id)) is not None:
+                self._v2.handle(connection, request, request_id, known)
             return
         if self._batches is not None and self._batches.takes(method, path):
-            self._batches.handle(connection, request, request_id)
+            if (known := self._known(connection, request, request_id)) is not None:
+                self._batches.handle(connection, request, request_id, known.caller)
             return
         handler = self._reads.get(path)
         if handler is None and path.removeprefix(_PREFIX).startswith(_MODELS + b"/"):
@@ -195,6 +219,14 @@ class Gateway:
         else:
             handler(connection, request, request_id)
 
+    def _known(self, connection: HttpConnection, request: Request, request_id: bytes) -> Client | None:
+        """Who sends a request; None where that was refused."""
+        client = self._entrance.client(request.headers, request.memo)
+        if isinstance(client, Problem):
+            self._refuse(connection, request_id, client, request.path)
+            return None
+        return client
+
     def refuse(self, connection: HttpConnection, status: int, message: str, path: bytes) -> None:
         """Answer what never became a request."""
         request_id = b"%b%08x\r\n" % (self._id_prefix, next(self._ids))
@@ -207,53 +239,22 @@ class Gateway:
     # Asking a model.
 
     def ask(
-        self, fields: dict[str, Any], endpoint: Endpoint, receiver: Receiver, *, door: str, body: bytes | None = None
+        self,
+        fields: dict[str, Any],
+        endpoint: Endpoint,
+        receiver: Receiver,
+        *,
+        door: str,
+        client: Client,
+        id: str = "",
+        body: bytes | None = None,
     ) -> Asked:
         """As `asking.Asker` has it."""
-        found = checked(fields, endpoint)
-        if isinstance(found, Problem):
-            name = fields.get("model")
-            self._count(name if isinstance(name, str) else "", door, found.status)
-            receiver.failed(found)
-            return _NOBODY
-        return self._ask(fields, endpoint, receiver, door=door, body=body)
+        return self.dispatcher.ask(fields, endpoint, receiver, door=door, client=client, id=id, body=body)
 
-    def _ask(
-        self, fields: dict[str, Any], endpoint: Endpoint, receiver: Receiver, *, door: str, body: bytes | None
-    ) -> Asked:
-        """Ask with fields that were checked."""
-        if wants_several(fields):
-            served = self._routes.served(fields["model"])
-            # vLLM refuses several greedy answers, because they are all the same; OpenAI gives them.
-            greedy = (fields.get("n") or 1) > 1 and fields.get("temperature") == 0
-            if served is None or greedy or not all(lane.route.capabilities.several for lane in served.lanes):
-
-                def one(fields: dict[str, Any], endpoint: Endpoint, receiver: Receiver) -> Asked:
-                    return self._ask_one(fields, endpoint, receiver, door=door, body=None)
-
-                return Several(fields, endpoint, receiver, one)
-        return self._ask_one(fields, endpoint, receiver, door=door, body=body)
-
-    def _ask_one(
-        self, fields: dict[str, Any], endpoint: Endpoint, receiver: Receiver, *, door: str, body: bytes | None
-    ) -> Asked:
-        """Ask an engine, with what its answer lacks of the protocol put right on the way back."""
-        if endpoint is COMPLETION:
-            if fields.get("logprobs") is not None:
-                receiver = Reshaping(receiver, completion_logprobs, b'"logprobs"')
-            if fields.get("stream") and (fields.get("stream_options") or {}).get("include_usage"):
-                receiver = Reshaping(receiver, usage_apart, b'"usage"')
-        elif endpoint is CHAT and (len(fields) > 2 or len(fields["messages"]) > 1):
-            served = self._routes.served(fields["model"])
-            if served is not None and wants_tools(fields, served):
-                told, must = told_in_words(fields)
-                receiver, fields, body = ToolCalls(receiver, fields, must=must), told, None
-        sent = orjson.dumps(fields) if body is None else body
-        generation = Generation(self._house, fields, endpoint, receiver, body=sent, door=door)
-        generation.start()
-        return generation
-
-    def _complete(self, connection: HttpConnection, request: Request, request_id: bytes, endpoint: Endpoint) -> None:
+    def _complete(
+        self, connection: HttpConnection, request: Request, request_id: bytes, endpoint: Endpoint, client: Client
+    ) -> None:
         fields = (
             read(request.body, endpoint)
             if request.headers.get(b"content-encoding", b"identity") == b"identity"
@@ -265,12 +266,17 @@ class Gateway:
             return
         receiver = HttpReceiver(connection, request_id)
         connection.hold(receiver)
-        receiver.asked(self._ask(fields, endpoint, receiver, door=endpoint.name, body=request.body))
-
-    def _count(self, model: str, door: str, status: int) -> None:
-        """Count what was refused before it came to an engine. A name of no model is nobody's."""
-        known = model and self._routes.served(model) is not None
-        self.metrics.of(model if known else "").count(door, status)
+        receiver.asked(
+            self.dispatcher.ask_checked(
+                fields,
+                endpoint,
+                receiver,
+                door=endpoint.name,
+                client=client,
+                id=id_of(request_id),
+                body=request.body,
+            )
+        )
 
     def _refuse(self, connection: HttpConnection, request_id: bytes, problem: Problem, path: bytes = b"") -> None:
         body = error(problem) if self._v2.takes(b"", path) else problem.body()
@@ -296,13 +302,19 @@ class Gateway:
         connection.respond(200, _JSON + request_id, document())
 
     def _models(self, connection: HttpConnection, request: Request, request_id: bytes) -> None:
-        _json(connection, request_id, {"object": "list", "data": [_model(route) for route in self._routes.all()]})
+        client = self._known(connection, request, request_id)
+        if client is not None:
+            seen = [_model(route) for route in self._routes.all() if client.caller.may_ask(route.model)]
+            _json(connection, request_id, {"object": "list", "data": seen})
 
     def _model(self, connection: HttpConnection, request: Request, request_id: bytes) -> None:
         name = request.decoded_path.removeprefix(_text(_PREFIX)).removeprefix(_text(_MODELS) + "/")
+        client = self._known(connection, request, request_id)
+        if client is None:
+            return
         route = self._routes.get(name)
-        if route is None:
-            self._refuse(connection, request_id, no_model(self._routes, name))
+        if route is None or not client.caller.may_ask(name):
+            self._refuse(connection, request_id, no_model(self._routes, name, client.caller))
         else:
             _json(connection, request_id, _model(route))
 
@@ -326,22 +338,6 @@ class Gateway:
 
     def _every_route_ready(self) -> bool:
         return all(route.available for route in self._routes.all())
-
-
-class _Nobody(Asked):
-    """What was refused before anybody was asked."""
-
-    def cancel(self) -> None:
-        pass
-
-    def pause(self) -> None:
-        pass
-
-    def resume(self) -> None:
-        pass
-
-
-_NOBODY = _Nobody()
 
 
 def _model(route: Route) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from pressroom.gateway.admission import Client
     from pressroom.gateway.problems import Problem
     from pressroom.gateway.protocols.openai import Endpoint
     from pressroom.gateway.routes import Route
@@ -78,11 +79,14 @@ class Asker(Protocol):
         receiver: Receiver,
         *,
         door: str,
+        client: Client,
+        id: str = "",
         body: bytes | None = None,
     ) -> Asked:
         """Ask the model `fields["model"]` at `endpoint` (CHAT, COMPLETION or EMBEDDING of `protocols.openai`).
 
         `fields` are checked as OpenAI's are, and what is wrong with them comes as `failed`; `body` is their JSON where
-        the door has it already. `door` names the way in for the figures (`chat.completions`, `v2.generate`, …). The
+        the door has it already. `door` names the way in for the figures (`chat.completions`, `v2.generate`, …),
+        `client` is who asks, and `id` what the request is called in the ledger (without it, it gets a name). The
         receiver may be called before this returns.
         """

@@ -107,6 +107,8 @@ class Metrics:
         self.waiting: Callable[[str], int] = lambda model: 0
         #: Of the hub, once one is mounted.
         self.hub: HubSeries | None = None
+        #: Families that others collect.
+        self.more: list[Callable[[], Iterable[Metric]]] = []
         self._registry: CollectorRegistry | None = None
 
     def of(self, model: str) -> Series:
@@ -179,6 +181,8 @@ class Metrics:
             yield gauge
         if self.hub is not None:
             yield from _of_hub(self.hub)
+        for collect in self.more:
+            yield from collect()
 
 
 def _of_hub(series: HubSeries) -> Iterable[Metric]:

@@ -30,6 +30,8 @@ class Problem:
     def headers(self) -> bytes:
         """Its header lines."""
         lines = b"content-type: application/json\r\n"
+        if self.status == 401:
+            lines += b"www-authenticate: Bearer\r\n"
         if self.retry_after_s is not None:
             lines += b"retry-after: %d\r\n" % self.retry_after_s
         if self.allow is not None:

@@ -8,12 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pressroom.cost import Price
 from pressroom.engines.base import Capabilities
 from pressroom.gateway._choosing import Chooser, Speeds
 
 if TYPE_CHECKING:
+    from pressroom.gateway.cache import CachePolicy
     from pressroom.gateway.policy import Policy
 
+#: What costs nothing by the token.
+FREE = Price()
 _NOTHING = Capabilities(chat=False, completions=False, streaming=False)
 
 
@@ -46,7 +50,7 @@ class Route:
     retry_after_s: int = 2
     #: Whether it is a vendor's: what is asked leaves the machines of one's own.
     elsewhere: bool = False
-    #: `exact` or `meaning`: the answer was kept from before, and no engine worked on it.
+    #: `exact`, or `meaning;` and the cosine: the answer was kept from before, and no engine worked on it.
     cache: str = ""
 
     @property
@@ -76,11 +80,13 @@ class Lane:
     over because its engine was not there, and the requests on it that have no answer yet (kept where there are others).
     """
 
-    __slots__ = ("load", "prepared", "route", "shunned_until", "unbegun")
+    __slots__ = ("load", "prepared", "price", "route", "shunned_until", "unbegun")
 
-    def __init__(self, route: Route, load: Load) -> None:
+    def __init__(self, route: Route, load: Load, price: Price | None = FREE) -> None:
         self.route = route
         self.load = load
+        #: What its tokens cost; None where nobody knows.
+        self.price = price
         self.prepared: Any = None
         self.shunned_until = 0.0
         self.unbegun: dict[Any, None] = {}
@@ -120,7 +126,7 @@ class Served:
     among several. A model with `branches` is answered by these, as `policy` says; its lanes are those of the branch
     with the largest weight."""
 
-    __slots__ = ("branches", "chooser", "lanes", "policy", "tally", "weight")
+    __slots__ = ("branches", "cache", "chooser", "lanes", "policy", "tally", "weight")
 
     def __init__(
         self, lanes: tuple[Lane, ...], chooser: Chooser | None, *, tally: Tally | None = None, weight: float = 1.0
@@ -131,6 +137,7 @@ class Served:
         self.weight = weight
         self.branches: dict[str, Served] = {}
         self.policy: Policy | None = None
+        self.cache: CachePolicy | None = None
 
     @property
     def route(self) -> Route:
@@ -139,9 +146,14 @@ class Served:
 
 
 class RouteTable:
-    """The routes by the name of their model. A change replaces the whole dictionary, so a reader sees one moment."""
+    """The routes by the name of their model. A change replaces the whole dictionary, so a reader sees one moment.
 
-    def __init__(self) -> None:
+    `pricing` says what a route's tokens cost (None: not known); without it all are free.
+    """
+
+    def __init__(self, *, pricing: Callable[[Route], Price | None] | None = None) -> None:
+        #: Called by whoever changes the routes, and may look things up.
+        self.pricing = pricing or (lambda route: FREE)
         self._served: dict[str, Served] = {}
         # Endpoints that are in the table, or were and still have requests.
         self._loads: dict[tuple[str, str, int], Load] = {}
@@ -160,18 +172,26 @@ class RouteTable:
         *,
         speeds: Mapping[str, Speeds] | None = None,
         policy: Policy | None = None,
+        cache: CachePolicy | None = None,
     ) -> None:
         """Let these routes answer for `model`, in place of what did. `speeds` is what the engines named by
-        `Route.engine` were measured to give, where the load is to choose among them."""
+        `Route.engine` were measured to give, where the load is to choose among them; `cache` says what is kept."""
         assert routes and all(route.model == model for route in routes)
         with self._writing:
             served = self._made(routes, speeds, self._served.get(model))
-            served.policy = policy
+            served.policy, served.cache = policy, cache
             self._served = {**self._served, model: served}
             self._forget_idle()
         self._tell(model)
 
-    def put_branches(self, model: str, branches: Sequence[Branch], *, policy: Policy | None = None) -> None:
+    def put_branches(
+        self,
+        model: str,
+        branches: Sequence[Branch],
+        *,
+        policy: Policy | None = None,
+        cache: CachePolicy | None = None,
+    ) -> None:
         """Let these branches answer for `model`, in place of what did, each with its share. The names of branches are
         those of their routes (`Route.branch`), and no two are alike."""
         assert branches and len({branch.name for branch in branches}) == len(branches)
@@ -187,7 +207,7 @@ class RouteTable:
             }
             first = max(made.values(), key=lambda branch: branch.weight)
             served = Served(first.lanes, first.chooser, tally=before.tally if before is not None else None)
-            served.branches, served.policy = made, policy
+            served.branches, served.policy, served.cache = made, policy, cache
             self._served = {**self._served, model: served}
             self._forget_idle()
         self._tell(model)
@@ -204,7 +224,7 @@ class RouteTable:
         lanes = []
         for route in routes:
             load = self._loads.setdefault(_endpoint(route), Load())
-            lanes.append(known.get(route) or Lane(route, load))
+            lanes.append(known.get(route) or Lane(route, load, self.pricing(route)))
         chooser = None
         if len(lanes) > 1:
             # What it remembers of prefixes stays true of the engines that stay.
@@ -230,7 +250,14 @@ class RouteTable:
 
     def every(self) -> list[Route]:
         """Every route of every model, by name."""
-        return [lane.route for _, served in sorted(self._served.items()) for lane in _lanes(served)]
+        return [lane.route for _, served in sorted(self._served.items()) for lane in lanes_of(served)]
+
+    def reprice(self) -> None:
+        """Look every price up again: what is asked from now on costs what it says."""
+        with self._writing:
+            for served in self._served.values():
+                for lane in lanes_of(served):
+                    lane.price = self.pricing(lane.route)
 
     def in_flight(self, route: Route) -> int:
         """Requests that run on the endpoint of `route`, also after another route took its place.
@@ -291,7 +318,7 @@ class RouteTable:
             listener(model)
 
     def _forget_idle(self) -> None:
-        used = {id(lane.load) for served in self._served.values() for lane in _lanes(served)}
+        used = {id(lane.load) for served in self._served.values() for lane in lanes_of(served)}
         self._loads = {endpoint: load for endpoint, load in self._loads.items() if load.running or id(load) in used}
 
 
@@ -299,7 +326,8 @@ def _endpoint(route: Route) -> tuple[str, str, int]:
     return route.model, route.host, route.port
 
 
-def _lanes(served: Served) -> list[Lane]:
+def lanes_of(served: Served) -> list[Lane]:
+    """The lanes of all its branches."""
     if served.branches:
         return [lane for branch in served.branches.values() for lane in branch.lanes]
     return list(served.lanes)

@@ -89,6 +89,7 @@ class EngineConnection(asyncio.Protocol):
         self._served = 0
         self._heard = False
         self._silent_until = _NEVER
+        self._said_all = False
         self.idle_until = float("inf")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -97,7 +98,7 @@ class EngineConnection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        return self._transport is not None and not self._transport.is_closing()
+        return self._transport is not None and not self._transport.is_closing() and not self._said_all
 
     def send(self, head: bytes, body: bytes, call: Call) -> None:
         """Begin the request; `call` hears what becomes of it."""
@@ -128,6 +129,14 @@ class EngineConnection(asyncio.Protocol):
             self._paused = False
             self._silent_until = self._pool.silence_ends
             self._transport.resume_reading()
+
+    def half_close(self) -> None:
+        """Say that no more will be asked: an engine takes it for a client that is gone, and may still answer."""
+        if self.usable:
+            assert self._transport is not None
+            self.resume()
+            self._said_all = True
+            self._transport.write_eof()
 
     def abort(self) -> None:
         """Close at once; the call hears nothing more. The engine sees the close and stops generating."""
@@ -265,6 +274,14 @@ class Upstream:
             call.connecting = None
         if call.connection is not None:
             call.connection.abort()
+
+    def half_close(self, call: Call) -> bool:
+        """As `cancel`, but what the engine still says comes to the call, and then its end. False where it was not asked
+        yet: then it is to be cancelled."""
+        if call.connection is None or not call.connection.usable:
+            return False
+        call.connection.half_close()
+        return True
 
     def close(self) -> None:
         """Close every connection."""

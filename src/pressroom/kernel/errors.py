@@ -30,6 +30,8 @@
     │   └── ParamChangedError *    a param of a run was given another value
     ├── BatchError *               a file or a batch of requests cannot be taken, kept or run
     ├── BenchError *               a load cannot be put on a deployment
+    ├── BudgetError *              an amount, or whose it is, is not well written
+    ├── PriceError *               a price that is not well written, or that nobody knows
     ├── FeedError *                messages could not be read, answered or published
     │   ├── FeedAddressError *     the address of a broker is not one
     │   └── TooLargeError *        a broker does not take a message of this size
@@ -37,10 +39,12 @@
     │   ├── EngineStartError       it did not come up
     │   └── CapabilityError        it was asked for something it cannot do
     └── DeployError                a deployment could not be brought to what was asked
+        ├── DeploymentFileError *  a file of a deployment cannot be followed; it says where
+        ├── CheckError *           the checks of a roll-out are not well written
         └── PortInUseError         the gateway's address is taken
 
-Those with * are defined by the part that raises them: `kernel.keys`, `store.codec`, `registry`, `registry.hub`,
-`track`, or `batches`, `bench` and `feeds` of `gateway`.
+Those with * are defined by the part that raises them: `kernel.rights`, `store.codec`, `registry`, `registry.hub`,
+`track`, `cost`, `deploy`, or `batches`, `bench`, `feeds` and `money` of `gateway`.
 
 A message says what was asked and what was found; `hint` says what is allowed and what to do; `facts` carry the same as
 data, so that the command line and the gateway can each render it their own way.

@@ -23,8 +23,8 @@ FILE_NAME = "pressroom.toml"
 PREFIX = "PRESSROOM_"
 # Read before any setting, to find the workspace: a variable, but not a setting of the file.
 WORKSPACE_VARIABLE = "PRESSROOM_WORKSPACE"
-# The key that `press ask` and other clients send: a secret has no place in a file of settings.
-KEY_VARIABLE = "PRESSROOM_API_KEY"
+# The key that `press ask` and other commands send: no setting, because a secret has no place in a file of settings.
+KEY_VARIABLE = "PRESS_KEY"
 
 
 def _setting(
@@ -110,7 +110,7 @@ class BatchSettings:
 class LedgerSettings:
     content: str = _setting(
         "none",
-        "What is kept of the texts of requests and answers: none; redacted (personal data and secrets taken out); full.",
+        "What is kept of the texts of requests and answers: none; redacted (without personal data and secrets); full.",
         choices=("none", "redacted", "full"),
     )
     keep_days: int = _setting(400, "Days that rows are kept; what was spent is kept for ever. 0: rows too.", low=0)
@@ -269,7 +269,7 @@ def _from_file(file: Path) -> Iterator[tuple[str, Any]]:
 def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
     by_variable = {variable: dotted for dotted, variable, _, _ in described()}
     for variable, text in environ.items():
-        if not variable.startswith(PREFIX) or variable in (WORKSPACE_VARIABLE, KEY_VARIABLE):
+        if not variable.startswith(PREFIX) or variable == WORKSPACE_VARIABLE:
             continue
         if variable not in by_variable:
             raise SettingsError(

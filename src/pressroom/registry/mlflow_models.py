@@ -33,6 +33,7 @@ from mlflow.store.model_registry.abstract_store import AbstractStore
 from mlflow.utils.search_utils import SearchModelUtils, SearchModelVersionUtils, SearchUtils
 
 from pressroom.kernel import NotFoundError, PressroomError, is_name
+from pressroom.kernel.settings import KEY_VARIABLE
 from pressroom.registry import _mlflow_tables as tables
 from pressroom.registry._mlflow_entities import STAGE, model_version, registered_models, rows_of_versions
 from pressroom.registry._mlflow_errors import refused, speaking_mlflow
@@ -43,7 +44,6 @@ from pressroom.registry.base import Version
 
 _log = logging.getLogger(__name__)
 
-KEY_VARIABLE = "PRESS_KEY"
 WHY = "moved by a client of MLflow"
 # Tags of a run, as pressroom.track writes them.
 STARTED_FROM, MADE = "pressroom.started_from", "pressroom.version"

@@ -15,6 +15,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -67,6 +68,14 @@ class EngineContract:
     @pytest.fixture
     def endpoint(self, engine: Engine) -> Endpoint:
         return engine.start()
+
+    @pytest.fixture
+    def talker(self, spec: EngineSpec) -> Iterator[Endpoint]:
+        """Where an engine answers that takes longer over 100,000 tokens than it takes to leave it; to be overridden
+        where the one of `spec` does not."""
+        engine = create(self.engine_name, spec)
+        yield engine.start()
+        engine.stop()
 
     # The process
 
@@ -219,6 +228,30 @@ class EngineContract:
         assert _ask(endpoint, "/v1/chat/completions", _chat())[0] == 200
         assert engine.health().state is State.READY
 
+    # A client that closes its side only: it leaves, and hears what that came to
+
+    @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+    def test_a_cut_stream_ends_with_its_counts(self, talker: Endpoint, path: str) -> None:
+        self._needs("says_counts", "streaming", "chat" if "chat" in path else "completions")
+        before, rest = _cut(talker, path, {**_long(path), "stream": True})
+        assert b"data: [DONE]" not in before, "it was over before it could be cut"
+        events = [event.removeprefix(b"data: ") for event in (before + rest).split(b"\n\n") if event.strip()]
+        assert events[-1] == b"[DONE]", "its end is well formed"
+        last = json.loads(events[-2])
+        assert last["choices"] == [] and last["cut"] is True
+        _check_cut(last["usage"])
+        said = [json.loads(event) for event in events[:-2] if event.startswith(b"{")]
+        assert not any(choice.get("finish_reason") for chunk in said for choice in chunk["choices"])
+        assert _ask(talker, path, {**_long(path), "max_tokens": 4})[0] == 200
+
+    def test_a_cut_answer_is_its_counts(self, talker: Endpoint) -> None:
+        self._needs("says_counts", "completions")
+        _, rest = _cut(talker, "/v1/completions", _long("/v1/completions"))
+        answer = json.loads(rest)
+        assert answer["choices"] == [] and answer["cut"] is True
+        _check_cut(answer["usage"])
+        assert _ask(talker, "/v1/completions", {"prompt": _PROMPT, "max_tokens": 4})[0] == 200
+
     def test_a_bad_body_is_refused_and_survived(self, engine: Engine, endpoint: Endpoint) -> None:
         for body in (b"{", b"[]", b'{"messages": 7}', b'{"messages": [{"role": 1}]}', b"\xff\xfe"):
             connection = _connection(endpoint)
@@ -315,6 +348,43 @@ def _stream(endpoint: Endpoint, path: str, body: dict[str, Any]) -> list[dict[st
     data = [event.removeprefix("data: ") for event in events if not event.startswith(":")]
     assert data[-1] == "[DONE]"
     return [json.loads(event) for event in data[:-1]]
+
+
+def _long(path: str) -> dict[str, Any]:
+    """What takes an engine longer than it takes to leave."""
+    asked = _chat() if "chat" in path else {"prompt": _PROMPT, "temperature": 0}
+    return {"model": "tested", **asked, "max_tokens": 100_000, "ignore_eos": True}
+
+
+def _cut(endpoint: Endpoint, path: str, body: dict[str, Any]) -> tuple[bytes, bytes]:
+    """What came of an answer before the client closed its side, and after that until the engine closed its own. The
+    answer's status is 200; of a stream the first bytes are waited for."""
+    connection = _connection(endpoint)
+    try:
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        assert connection.sock is not None
+        line = connection.sock.dup()  # the client's own is closed with the answer
+        if not body.get("stream"):
+            time.sleep(0.05)  # so that it has begun; if it has not, that is an answer too
+            line.shutdown(socket.SHUT_WR)
+            response = connection.getresponse()
+            before = b""
+        else:
+            response = connection.getresponse()
+            before = response.read1()
+            line.shutdown(socket.SHUT_WR)
+        assert response.status == 200
+        rest = response.read()
+        assert line.recv(1) == b"", "it closes its side as well"
+        line.close()
+        return before, rest
+    finally:
+        connection.close()
+
+
+def _check_cut(usage: dict[str, Any]) -> None:
+    assert usage["prompt_tokens"] >= 0 and 0 <= usage["completion_tokens"] < 100_000
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 
 
 def _check_usage(usage: dict[str, Any]) -> None:

@@ -9,7 +9,8 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, TypeVar
 
-from pressroom.gateway import Gateway, Route, RouteTable, serve
+from pressroom.gateway import Books, Gateway, Route, RouteTable, serve
+from pressroom.gateway.access import Access
 from pressroom.gateway.batches import BatchDoor
 from pressroom.gateway.control import ModelControl
 from pressroom.kernel import GatewaySettings
@@ -33,13 +34,22 @@ class GatewayThread:
         hub: HubService | None = None,
         batches: BatchDoor | None = None,
         control: ModelControl | None = None,
+        access: Access | None = None,
+        books: Books | None = None,
         grpc: bool = False,
     ) -> None:
         self.routes = RouteTable()
         for route in routes:
             self.routes.set(route)
         self.gateway = Gateway(
-            settings or GatewaySettings(), self.routes, ready=ready, hub=hub, batches=batches, control=control
+            settings or GatewaySettings(),
+            self.routes,
+            ready=ready,
+            hub=hub,
+            batches=batches,
+            control=control,
+            access=access,
+            books=books,
         )
         self.grpc_port = 0
         self._with_grpc = grpc

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import openai
 from pressroom.gateway import Route
 from pressroom.gateway._http_request import Request
 from pressroom.gateway._http_server import HttpConnection
+from pressroom.gateway.access import Access
 from pressroom.gateway.batches import BatchDoor
+from pressroom.gateway.problems import Problem
 from pressroom.kernel import Workspace
 from pressroom.testing.gateway import GatewayThread
 
@@ -30,16 +33,26 @@ CHAT = "/v1/chat/completions"
 class Serving(GatewayThread):
     """A gateway over `routes` with the files and batches of `workspace`, on a free port, while entered."""
 
-    def __init__(self, workspace: Workspace, *routes: Route, clock: Callable[[], float] | None = None) -> None:
-        self.door = BatchDoor(workspace) if clock is None else BatchDoor(workspace, clock=clock)
+    def __init__(
+        self,
+        workspace: Workspace,
+        *routes: Route,
+        clock: Callable[[], float] | None = None,
+        access: Access | None = None,
+    ) -> None:
+        credential = access.internal() if access is not None else ""
+        self.access = access
+        self.door = BatchDoor(workspace, credential=credential, clock=clock or time.time)
         super().__init__(*routes, settings=workspace.settings.gateway, batches=self.door)
         #: Set to let the gateway refuse requests: status, header lines, body.
         self.refusing: Callable[[Request], tuple[int, bytes, bytes] | None] = lambda _: None
+        #: Requests for a completion by the name of the key that they were made for.
+        self.asked: Counter[str] = Counter()
         self._handle = self.gateway.handle
         self.gateway.handle = self._refuse_or_handle  # type: ignore[method-assign]
 
-    def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
+    def client(self, key: str = "none") -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0)
 
     def __enter__(self) -> Serving:
         super().__enter__()
@@ -49,7 +62,20 @@ class Serving(GatewayThread):
         refusal = self.refusing(request)
         if refusal is not None:
             connection.respond(*refusal)
+        elif self.access is not None and (request.path == CHAT.encode() or self.door.takes(b"", request.path)):
+            self._let_in(connection, request, self.access)
         else:
+            self._handle(connection, request)
+
+    def _let_in(self, connection: HttpConnection, request: Request, access: Access) -> None:
+        headers = request.headers
+        caller = access.caller(headers.get(b"authorization"), None, headers.get(b"pressroom-on-behalf"))
+        if isinstance(caller, Problem):
+            connection.respond(caller.status, caller.headers(), caller.body())
+        elif self.door.takes(b"", request.path):
+            self.door.handle(connection, request, b"", caller)
+        else:
+            self.asked[caller.key] += 1
             self._handle(connection, request)
 
 

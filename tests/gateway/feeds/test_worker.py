@@ -402,3 +402,53 @@ def test_kafka_answers_keep_their_key(echo: Echoes, kafka_server: Kafka) -> None
 
     with GatewayThread(route_to(echo().port)) as gateway:
         run(work(gateway.url))
+
+
+def test_a_feed_without_a_key_ends_and_says_what_to_do(echo: Echoes, places: dict[str, Address]) -> None:
+    async def work(gateway: GatewayThread) -> None:
+        await send(places["requests"], "one")
+        with pytest.raises(FeedError) as caught:
+            async with Feed(gateway.url, places) as worker:
+                while worker.counts.in_flight or not worker.counts.received:
+                    await asyncio.sleep(0.01)
+        assert "press keys create" in caught.value.hint and worker.counts.refused == 0
+        async with Feed(gateway.url, places, key="secret"), reading(places["answers"]) as answers:
+            assert [record["text"] for record in await records(answers, 1)] == ["one"]  # nothing was lost
+
+    with GatewayThread(route_to(echo().port)) as gateway:
+        handle = gateway.gateway.handle
+
+        def guarded(connection: Any, request: Any) -> None:
+            if request.headers.get(b"authorization") == b"Bearer secret":
+                handle(connection, request)
+            else:
+                connection.respond(401, b"", b'{"error": {"message": "no key", "code": "invalid_api_key"}}')
+
+        gateway.gateway.handle = guarded  # type: ignore[method-assign]
+        run(work(gateway))
+
+
+def test_a_message_that_is_too_large_for_its_key_is_refused(echo: Echoes, places: dict[str, Address]) -> None:
+    large = b'{"error": {"message": "too many tokens", "type": "tokens", "code": "rate_limit_exceeded"}}'
+    refused: list[bytes] = []
+
+    async def work(url: str) -> None:
+        await send(places["requests"], "large", "small")
+        async with Feed(url, places), reading(places["errors"]) as errors, reading(places["answers"]) as answers:
+            assert (await records(errors, 1))[0]["error"]["message"] == "too many tokens"
+            assert (await records(answers, 1))[0]["text"] == "small"
+        assert len(refused) == 2  # the one that comes with a time to wait is asked again
+
+    with GatewayThread(route_to(echo().port)) as gateway:
+        handle = gateway.gateway.handle
+
+        def limited(connection: Any, request: Any) -> None:
+            again = b"large" not in request.body
+            if not again or not any(b"small" in body for body in refused):
+                refused.append(request.body)
+                connection.respond(429, b"retry-after: 1\r\n" if again else b"", large)
+            else:
+                handle(connection, request)
+
+        gateway.gateway.handle = limited  # type: ignore[method-assign]
+        run(work(gateway.url))

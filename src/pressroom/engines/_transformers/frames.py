@@ -95,6 +95,13 @@ class Form:
         """The event with the tokens of the whole request."""
         return self._event([], {"usage": counts.usage()})
 
+    def cut(self, counts: Counts, *, event: bool) -> bytes:
+        """What a request came to whose client has closed its side, as an event or as a whole answer."""
+        kind = "chat.completion" if self.chat else "text_completion"
+        base = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        more = {"usage": counts.usage(), "cut": True}
+        return self._event([], more) if event else orjson.dumps({**base, "choices": [], **more})
+
     def _event(self, choices: list[dict[str, Any]], more: dict[str, Any]) -> bytes:
         kind = "chat.completion.chunk" if self.chat else "text_completion"
         base = {"id": self.id, "object": kind, "created": self.created, "model": self.model}

@@ -42,6 +42,7 @@ class Request:
         self._begun = [False] * len(self.answers)
         self._called = [0] * len(self.answers)
         self._unfinished = len(self.answers)
+        self._cut = False
         #: Nothing more will be sent.
         self.over = False
         #: Called when the client has left.
@@ -54,9 +55,22 @@ class Request:
             self._scheduler.cancel(answer)
         self.forget()
 
+    def cut(self) -> None:
+        """The client has closed its side: it gets what this came to, once the model's thread has let go of it."""
+        if self.over:
+            return
+        self._cut = True
+        for answer in self.answers:
+            self._scheduler.cancel(answer)
+
     def take(self, answer: Answer, piece: Piece) -> None:
         """What is new of one of the answers."""
         if self.over:
+            return
+        if self._cut:
+            if piece.finish or piece.error:
+                self._unfinished -= 1
+                self._say_cut()
             return
         if piece.error is not None:
             self._fail(piece.error)
@@ -104,6 +118,21 @@ class Request:
             self._connection.end()
         elif data:
             self._connection.events(data)
+
+    def _say_cut(self) -> None:
+        """The tokens of what was done: nothing of a prompt that was not begun."""
+        if self._unfinished:
+            return
+        self.over = True
+        begun = [answer for answer in self.answers if answer.cached_tokens is not None]
+        prompts = {answer.index // self._asked.n: answer.prompt_tokens for answer in begun}
+        counts = self._counts()
+        counts.prompt = sum(prompts.values())
+        if self._asked.stream:
+            self._connection.events(self._form.cut(counts, event=True) + b"data: [DONE]\n\n")
+            self._connection.end(broken=True)
+        else:
+            self._connection.send(200, self._form.cut(counts, event=False))
 
     def _fail(self, problem: Refusal) -> None:
         """One answer cannot be written on, and so neither can the request."""

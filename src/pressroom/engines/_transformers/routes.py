@@ -56,6 +56,8 @@ class Reader:
             error = future.exception()
             if error is None:
                 then(future.result())
+                if waiting.was_cut:
+                    connection.cut()  # only now it is known how to say so
             elif isinstance(error, Refusal):
                 connection.refuse(error)
             elif isinstance(error, RecursionError):
@@ -71,9 +73,13 @@ class _Unread:
     """A request that is not understood yet."""
 
     gone = False
+    was_cut = False
 
     def left(self) -> None:
         self.gone = True
+
+    def cut(self) -> None:
+        self.was_cut = True
 
     def writable(self) -> None:
         pass
@@ -215,6 +221,9 @@ class _Embedding:
     def left(self) -> None:
         self._job.gone = True
         self._forget()
+
+    def cut(self) -> None:
+        """It is answered all the same: that takes less than to stop it."""
 
     def writable(self) -> None:
         pass

@@ -25,6 +25,8 @@ _PIECE = 512
 _TOGETHER = 2048
 # Answers that may wait for a slot; more are refused.
 _MOST_WAITING = 4096
+# Why an answer ended that nobody waits for; no client sees it.
+_CANCELLED = "cancelled"
 Tell = Callable[[list[tuple[Answer, Piece]]], None]
 
 
@@ -44,6 +46,7 @@ class Scheduler:
         self._running: list[Answer] = []
         self._reading: Reading | ApartReading | None = None
         self._read: list[Answer] = []
+        self._made = self._prompts = 0
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
 
     def start(self) -> None:
@@ -52,11 +55,14 @@ class Scheduler:
 
     @property
     def counts(self) -> dict[str, int]:
-        """For /health: how many answers are being written and how many wait."""
+        """For /health: how many answers are being written and how many wait; and the tokens since the start, of prompts
+        that were begun (whole, and once for each answer) and of answers, whoever heard of them."""
         return {
             "running": len(self._running) + len(self._read),
             "waiting": len(self._waiting) + len(self._arrived),
             "cached_bytes": self._prefixes.bytes,
+            "tokens_read": self._prompts,
+            "tokens_made": self._made,
         }
 
     def submit(self, answers: Sequence[Answer]) -> bool:
@@ -69,7 +75,7 @@ class Scheduler:
         return True
 
     def cancel(self, answer: Answer) -> None:
-        """Nobody waits for it any more."""
+        """Nobody waits for it any more; an empty piece that is finished says when it was let go of."""
         with self._changed:
             answer.cancelled = True
             self._changed.notify()
@@ -107,7 +113,7 @@ class Scheduler:
         return any(not answer.paused or answer.cancelled for answer in self._waiting)
 
     def _turn(self, news: list[tuple[Answer, Piece]]) -> None:
-        self._let_go()
+        self._let_go(news)
         if self._reading is None:
             self._begin_reading()
         if self._reading is not None:
@@ -118,17 +124,23 @@ class Scheduler:
             logits = self._rows.step([answer.tokens[-1] for answer in self._running])
             self._accept(logits, news)
 
-    def _let_go(self) -> None:
+    def _let_go(self, news: list[tuple[Answer, Piece]]) -> None:
         """Answers that nobody reads now leave."""
         for row in reversed(range(len(self._running))):
             answer = self._running[row]
             if answer.cancelled or answer.paused:
                 self._leave(row)
-                if answer.paused and not answer.cancelled:
+                if answer.cancelled:
+                    news.append((answer, Piece(finish=_CANCELLED)))
+                else:
                     self._waiting.append(answer)
-        self._waiting = deque(answer for answer in self._waiting if not answer.cancelled)
+        gone = [answer for answer in self._waiting if answer.cancelled]
+        if gone:
+            self._waiting = deque(answer for answer in self._waiting if not answer.cancelled)
         if self._reading is not None and all(answer.cancelled for answer in self._read):
+            gone += self._read
             self._reading, self._read = None, []
+        news += [(answer, Piece(finish=_CANCELLED)) for answer in gone]
 
     def _leave(self, row: int, *, broken: bool = False) -> None:
         answer = self._running[row]
@@ -177,6 +189,7 @@ class Scheduler:
         for answer, prompt in group:
             if answer.cached_tokens is None:
                 answer.cached_tokens = prompt.known_tokens
+                self._prompts += answer.prompt_tokens
         self._read = [answer for answer, _ in group]
         self._reading = self._rows.read([prompt for _, prompt in group])
 
@@ -187,11 +200,13 @@ class Scheduler:
         picks = pick(logits, [answer.picker for answer in answers])
         for row, (answer, picked) in enumerate(zip(answers, picks, strict=True)):
             if answer.cancelled:
+                news.append((answer, Piece(finish=_CANCELLED)))
                 continue
             kept = reading.kept(row)
             if answer.asked.cache and picked is not None and self._prefixes.most:
                 self._prefixes.add(answer.tokens, kept)
             piece = answer.accept(picked)
+            self._made += picked is not None
             if piece:
                 news.append((answer, piece))
             if not (piece.finish or piece.error):
@@ -203,6 +218,7 @@ class Scheduler:
         done: list[tuple[int, bool]] = []
         for row, (answer, picked) in enumerate(zip(self._running, picks, strict=True)):
             piece = answer.accept(picked)
+            self._made += picked is not None
             if piece:
                 news.append((answer, piece))
             if piece.finish or piece.error:

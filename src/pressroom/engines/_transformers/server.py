@@ -37,6 +37,9 @@ class Reply(Protocol):
     def left(self) -> None:
         """The client is gone."""
 
+    def cut(self) -> None:
+        """The client has closed its side: stop, and answer with what that came to."""
+
     def writable(self) -> None:
         """The client has taken what was sent; more may follow."""
 
@@ -110,6 +113,15 @@ class Connection(asyncio.Protocol):
         reply, self._reply = self._reply, None
         if reply is not None:
             reply.left()
+
+    def eof_received(self) -> bool:
+        """True where the connection stays, for what is still to be said on it."""
+        self._ahead.clear()
+        if self._reply is None or self._closing:
+            return False
+        self._stays = False
+        self.cut()
+        return True
 
     def pause_writing(self) -> None:
         self._flows = False
@@ -233,6 +245,11 @@ class Connection(asyncio.Protocol):
         if broken:
             self._closing = True
         self._done()
+
+    def cut(self) -> None:
+        """What is under way is to end with what it came to."""
+        if self._reply is not None:
+            self._reply.cut()
 
     def abort(self) -> None:
         """End it at once."""

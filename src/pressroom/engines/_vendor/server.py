@@ -12,6 +12,7 @@ from aiohttp import web
 
 from pressroom.engines._vendor import completions
 from pressroom.engines._vendor.asking import Begun, Vendor
+from pressroom.engines._vendor.cutting import HalfClosing, Work
 from pressroom.engines._vendor.keys import Key
 from pressroom.engines._vendor.options import Options
 from pressroom.engines._vendor.protocol import Asked
@@ -22,6 +23,7 @@ _log = logging.getLogger(__name__)
 # The gateway's own limit is lower unless somebody raised it.
 _MOST_BODY = 64 << 20
 _JSON = "application/json"
+_EVENTS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
 # After the deadline, for the words that say so.
 _GRACE_S = 10.0
 
@@ -37,6 +39,8 @@ class VendorServer:
         self._can = capabilities
         self._address = ""
         self._runner: web.AppRunner | None = None
+        self._listening: asyncio.Server | None = None
+        self._work: dict[asyncio.BaseTransport, Work] = {}
         self._figures = {"requests": 0, "active": 0, "failed": 0, "cancelled": 0}
 
     async def listen(self) -> int:
@@ -51,14 +55,19 @@ class VendorServer:
         # handler_cancellation: a client that leaves ends the request to the vendor, which costs no more then.
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0, backlog=2048)
-        await site.start()
-        port = int(self._runner.addresses[0][1])
+        serve = self._runner.server
+        assert serve is not None
+        self._listening = await asyncio.get_running_loop().create_server(
+            lambda: HalfClosing(serve(), self._cut), "127.0.0.1", 0, backlog=2048
+        )
+        port = int(self._listening.sockets[0].getsockname()[1])
         self._address = f"127.0.0.1:{port}"
         return port
 
     async def close(self) -> None:
         """End what runs, and let go of the connections."""
+        if self._listening is not None:
+            self._listening.close()
         if self._runner is not None:
             await self._runner.cleanup()
         await self._vendor.close()
@@ -104,13 +113,18 @@ class VendorServer:
             figures = self._figures
             figures["requests"] += 1
             figures["active"] += 1
+            line, work = request.transport, Work()
+            if line is not None:
+                self._work[line] = work
             try:
                 self._guard(request)
-                asked = translate(_fields(await request.read()))
+                fields = _fields(await request.read())
+                asked = translate(fields)
                 deadline = asyncio.get_running_loop().time() + self._options.timeout_s
+                work.begin(fields, chat="messages" in fields, stream=asked.stream)
                 if asked.stream:
-                    return await self._stream(request, asked, deadline)
-                return await self._whole(asked, deadline)
+                    return await self._stream(request, asked, deadline, work)
+                return await self._whole(asked, deadline, work)
             except Refusal as refusal:
                 figures["failed"] += 1
                 return _refused(refusal)
@@ -118,7 +132,10 @@ class VendorServer:
                 return _refused(Refusal(413, "The body is too large.", code=None, type="invalid_request_error"))
             except asyncio.CancelledError:
                 figures["cancelled"] += 1
-                raise
+                if not work.was_cut:
+                    raise
+                work.leave()
+                return await self._last_words(request, work)
             except ConnectionError:
                 figures["cancelled"] += 1  # the client left while it was written to
                 raise
@@ -128,6 +145,8 @@ class VendorServer:
                 return _refused(Refusal(500, "The engine failed; its log says how.", code="engine_error"))
             finally:
                 figures["active"] -= 1
+                if line is not None:
+                    self._work.pop(line, None)
 
         return handle
 
@@ -138,41 +157,70 @@ class VendorServer:
         if request.content_type != _JSON:
             raise Refusal(415, f"The body must be sent as {_JSON}.", code=None, type="invalid_request_error")
 
-    async def _whole(self, asked: Asked, deadline: float) -> web.Response:
+    def _cut(self, line: asyncio.BaseTransport) -> bool:
+        """The client has closed its side of the line. Whether there is anything to say on it."""
+        work = self._work.get(line)
+        return work is not None and work.cut()
+
+    async def _last_words(self, request: web.Request, work: Work) -> web.StreamResponse:
+        """What it came to, now that the vendor was left; and then the end of the line."""
+        words = self._key.without(orjson.dumps(work.last_words(self._name)))
+        if not work.stream:
+            whole = _json(200, words)
+            whole.force_close()
+            return whole
+        response = work.response
+        if response is None:
+            response = web.StreamResponse(headers=_EVENTS)
+            response.force_close()
+            await response.prepare(request)
+        response.force_close()
+        try:
+            async with asyncio.timeout(_GRACE_S):
+                await response.write(b"data: " + words + b"\n\ndata: [DONE]\n\n")
+                await response.write_eof()
+        except TimeoutError as error:
+            raise ConnectionResetError("the client did not read how its stream ended") from error
+        return response
+
+    async def _whole(self, asked: Asked, deadline: float, work: Work) -> web.Response:
         answer = asked.answer(await self._vendor.whole(asked, deadline))
         answer["model"] = self._name
+        work.done = True
         return _json(200, self._key.without(orjson.dumps(answer)))
 
-    async def _stream(self, request: web.Request, asked: Asked, deadline: float) -> web.StreamResponse:
+    async def _stream(self, request: web.Request, asked: Asked, deadline: float, work: Work) -> web.StreamResponse:
         async with self._vendor.streamed(asked, deadline) as begun:
-            response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+            work.begun = begun
+            work.response = response = web.StreamResponse(headers=_EVENTS)
             await response.prepare(request)
             try:
                 # The vendor's part is bounded within; this is for a client that does not read.
                 async with asyncio.timeout_at(deadline + _GRACE_S):
-                    await self._forward(response, asked, begun)
+                    await self._forward(response, asked, begun, work)
             except TimeoutError as error:
                 raise ConnectionResetError("the client did not read its stream in time") from error
         return response
 
-    async def _forward(self, response: web.StreamResponse, asked: Asked, begun: Begun) -> None:
+    async def _forward(self, response: web.StreamResponse, asked: Asked, begun: Begun, work: Work) -> None:
         """Write the pieces as they come, and the end. What goes wrong from here on is an event, and the last one."""
-        frame: dict[str, Any] = {}
         try:
             async for together in begun.pieces():
+                work.saw(together)
                 pieces = [piece for found in together if (piece := asked.piece(found)) is not None]
                 for piece in pieces:
                     piece["model"] = self._name
                 if pieces:
-                    frame = {key: pieces[-1].get(key) for key in ("id", "object", "created", "model")}
+                    work.frame = {key: pieces[-1].get(key) for key in ("id", "object", "created", "model")}
                     await response.write(self._key.without(b"".join(map(_event, pieces))))
             end = b"data: [DONE]\n\n"
             if asked.usage and begun.usage:
-                end = _event({**frame, "choices": [], "usage": begun.usage}) + end
+                end = _event({**work.frame, "choices": [], "usage": begun.usage}) + end
         except Refusal as refusal:
             _log.warning("a stream broke off with %s: %s", refusal.code, refusal.message)
             self._figures["failed"] += 1
             end = b"data: " + refusal.body() + b"\n\n"
+        work.done = True
         await response.write(end)
         await response.write_eof()
 

@@ -6,7 +6,9 @@ first, `keep_alive_s` and `keep_alive_max` (when it closes an idle, or much used
 
 On the wire it behaves as llama.cpp's server does: the same frames, the same error for a prompt over the context, a
 header block that ends with `Keep-Alive: timeout=5, max=100`, connections that close as it says, and work that stops
-when the client leaves. `GET /health` counts requests, those cancelled, and those that run.
+when the client leaves. To a client that only closes its side it says what the answer came to so far. `GET /health`
+counts requests, those cancelled, and those that run; `GET /counts` counts the tokens of all that were worked on, to the
+word, also where nobody heard of them.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ _BURST = 64
 class Backend(ProcessEngine):
     """An echo in a process of its own."""
 
-    capabilities = Capabilities()
+    capabilities = Capabilities(says_counts=True)
     requires = ("httptools", "orjson", "uvloop")
     options = _OPTIONS
 
@@ -58,6 +60,7 @@ class EchoServer:
         self.keep_alive_s = float(given.get("keep_alive_s", 5))
         self.keep_alive_max = int(given.get("keep_alive_max", 100))
         self.requests = self.cancelled = self.active = self.opened = 0
+        self.worked_on = self.prompt_tokens = self.completion_tokens = 0
         self.port = 0
         self._server: asyncio.Server | None = None
 
@@ -85,6 +88,38 @@ class EchoServer:
         return tuple(words[:limit] if cut else words), "length" if cut else "stop"
 
 
+class _Work:
+    """An answer under way: what was asked, and how much of it was made."""
+
+    def __init__(self, prompt: int, words: int, model: str, *, chat: bool, stream: bool) -> None:
+        self.prompt = prompt
+        self.words = words
+        self.model = model
+        self.chat = chat
+        self.stream = stream
+        self.frames = 0
+        self.began = time.monotonic()
+
+    def made(self, server: EchoServer) -> int:
+        """Words so far: of a stream those that were written, else those that there was time for."""
+        if self.stream:
+            made = self.frames - self.chat  # a chat begins with a frame that has no word
+        else:
+            elapsed = time.monotonic() - self.began - server.first_delay_s
+            made = int(elapsed / server.delay_s) if server.delay_s else 0
+        return max(0, min(made, self.words))
+
+    def cut(self, said: int) -> bytes:
+        """How it ends where the client has closed its side."""
+        import orjson
+
+        kind = ("chat.completion" if self.chat else "text_completion") + (".chunk" if self.chat and self.stream else "")
+        return orjson.dumps({
+            "choices": [], "created": int(time.time()), "id": "chatcmpl-echo" if self.chat else "cmpl-echo",
+            "model": self.model, "object": kind, "usage": _counts(self.prompt, said), "cut": True,
+        })  # fmt: skip
+
+
 class _Connection(asyncio.Protocol):
     def __init__(self, server: EchoServer) -> None:
         import httptools
@@ -95,7 +130,7 @@ class _Connection(asyncio.Protocol):
         self._body = b""
         self._transport: asyncio.Transport | None = None
         self._served = 0
-        self._answering = False
+        self._work: _Work | None = None
         self._pending: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._writable = True
@@ -111,10 +146,32 @@ class _Connection(asyncio.Protocol):
         self._transport = None
         if self._timer is not None:
             self._timer.cancel()
-        if self._answering:
-            self._answering = False
-            self._server.active -= 1
-            self._server.cancelled += 1
+        self._stop()
+
+    def eof_received(self) -> bool:
+        work, begun = self._work, self._work is not None and self._work.frames > 0
+        said = self._stop()
+        if work is None or self._transport is None:
+            return False
+        body = work.cut(said)
+        if work.stream:
+            head = b"" if begun else _head(200, None, b"Connection: close\r\n")
+            self._write(head + _framed(b"data: " + body + b"\n\n") + _framed(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+        else:
+            self._write(_head(200, len(body), b"Connection: close\r\n") + body)
+        self._transport.close()
+        return True  # closing, but not before that is written
+
+    def _stop(self) -> int:
+        """Nothing more is made of what is under way; how many words there were."""
+        work, self._work, self._pending = self._work, None, None
+        if work is None:
+            return 0
+        said = work.made(self._server)
+        self._server.active -= 1
+        self._server.cancelled += 1
+        self._server.completion_tokens += said
+        return said
 
     def pause_writing(self) -> None:
         self._writable = False
@@ -153,6 +210,9 @@ class _Connection(asyncio.Protocol):
         elif self._path == b"/health":
             counts = {name: getattr(server, name) for name in ("requests", "cancelled", "active", "opened")}
             self._answer(200, {"status": "ok", **counts})
+        elif self._path == b"/counts":
+            counts = {name: getattr(server, name) for name in ("prompt_tokens", "completion_tokens")}
+            self._answer(200, {"requests": server.worked_on, **counts})
         elif self._path == b"/v1/models":
             self._answer(200, {"object": "list", "data": [{"id": server.name, "object": "model", "owned_by": "echo"}]})
         else:
@@ -189,7 +249,9 @@ class _Connection(asyncio.Protocol):
             return
         words, finish = server.words(last, limit, stop)
         server.active += 1
-        self._answering = True
+        server.worked_on += 1
+        server.prompt_tokens += prompt
+        self._work = _Work(prompt, len(words), server.name, chat=chat, stream=stream)
         if stream:
             frames = _frames(words, finish, server.name, prompt, chat, bool(usage))
             self._later(server.first_delay_s, lambda: self._begin(frames))
@@ -204,9 +266,11 @@ class _Connection(asyncio.Protocol):
 
     def _stream(self, frames: tuple[bytes, ...], at: int) -> None:
         upto = at + (1 if self._server.delay_s else _BURST)
-        if upto >= len(frames):
+        if upto >= len(frames) - 1:  # the empty chunk has no time of its own
             self._finish(b"".join(frames[at:]))
             return
+        assert self._work is not None
+        self._work.frames = upto
         self._write(b"".join(frames[at:upto]))
         if self._writable:
             self._later(self._server.delay_s, lambda: self._stream(frames, upto), at_once=False)
@@ -214,8 +278,10 @@ class _Connection(asyncio.Protocol):
             self._pending = lambda: self._stream(frames, upto)
 
     def _finish(self, data: bytes) -> None:
+        assert self._work is not None
+        self._server.completion_tokens += self._work.words
+        self._work = None
         self._write(data)
-        self._answering = False
         self._server.active -= 1
         self._done()
 
@@ -241,12 +307,12 @@ class _Connection(asyncio.Protocol):
         return b"Keep-Alive: timeout=%d, max=%d\r\n" % (max(1, int(server.keep_alive_s)), server.keep_alive_max)
 
     def _later(self, delay_s: float, step: Callable[[], None], *, at_once: bool = True) -> None:
-        """Do the next step after the delay, unless the client has left."""
+        """Do the next step of what is under way after the delay, unless the client has left."""
         if not delay_s and at_once:
             step()
             return
-        loop = asyncio.get_running_loop()
-        loop.call_later(delay_s, lambda: step() if self._transport is not None else None)
+        loop, work = asyncio.get_running_loop(), self._work
+        loop.call_later(delay_s, lambda: step() if self._work is work else None)
 
     def _write(self, data: bytes) -> None:
         if self._transport is not None:
@@ -256,7 +322,7 @@ class _Connection(asyncio.Protocol):
         if self._transport is None:
             return
         left = self._used + self._server.keep_alive_s - time.monotonic()
-        if self._answering:
+        if self._work is not None:
             left = self._server.keep_alive_s
         if left <= 0:
             self._transport.close()
@@ -340,7 +406,12 @@ def _frames(words: tuple[str, ...], finish: str, model: str, prompt: int, chat: 
         counts: dict[str, Any] = {"choices": [], **base, "usage": _counts(prompt, len(words)), "timings": timings}
         events.append(b"data: " + orjson.dumps(counts) + b"\n\n")
     events.append(b"data: [DONE]\n\n")
-    return (*(b"%x\r\n%b\r\n" % (len(data), data) for data in events), b"0\r\n\r\n")
+    return (*map(_framed, events), b"0\r\n\r\n")
+
+
+def _framed(data: bytes) -> bytes:
+    """A chunk of a body."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from pressroom.gateway.batches import _tables as tables
 from pressroom.gateway.batches._files import FileStore, new_file_id
-from pressroom.gateway.batches.base import BatchError, BatchRecord, Counts, FileRecord, Status
+from pressroom.gateway.batches.base import NOBODY, Asker, BatchError, BatchRecord, Counts, FileRecord, Status
 from pressroom.kernel import Workspace
 
 _OPEN = [status.value for status in Status if not status.over]
@@ -34,6 +34,7 @@ class Batches:
         metadata: dict[str, str] | None,
         results_expire_s: int | None,
         now: float,
+        asker: Asker = NOBODY,
     ) -> BatchRecord:
         """A new batch, to be looked at by the runner."""
         batch = BatchRecord(
@@ -48,26 +49,35 @@ class Batches:
             output=new_file_id(),
             errors=new_file_id(),
             results_expire_s=results_expire_s,
+            owner=asker.owner,
+            key_name=asker.key,
         )
         with self._database.begin() as connection:
             connection.execute(tables.batches.insert().values(_values(dataclasses.asdict(batch))))
         return batch
 
-    def get(self, batch_id: str) -> BatchRecord:
-        """Raises BatchError (404) where there is none."""
+    def get(self, batch_id: str, *, owner: str = "") -> BatchRecord:
+        """Raises BatchError (404) where this owner has none."""
+        return self._get(batch_id, _owned(batch_id, owner))
+
+    def current(self, batch_id: str) -> BatchRecord:
+        """The batch as it is now, whoever owns it. Raises BatchError (404) where there is none."""
+        return self._get(batch_id, tables.batches.c.id == batch_id)
+
+    def _get(self, batch_id: str, which: sa.ColumnElement[bool]) -> BatchRecord:
         with self._database.reading() as connection:
-            row = connection.execute(sa.select(tables.batches).where(tables.batches.c.id == batch_id)).one_or_none()
+            row = connection.execute(sa.select(tables.batches).where(which)).one_or_none()
         if row is None:
             raise BatchError(f"No batch found with id '{batch_id[:100]}'.", status=404, param="id")
         return _batch(row)
 
-    def list(self, *, limit: int, after: str | None = None) -> tuple[list[BatchRecord], bool]:
-        """A page of batches, the newest first, and whether there are more."""
+    def list(self, *, limit: int, owner: str = "", after: str | None = None) -> tuple[list[BatchRecord], bool]:
+        """A page of an owner's batches, the newest first, and whether there are more."""
         seq = tables.batches.c.seq
-        query = sa.select(tables.batches).order_by(seq.desc()).limit(limit + 1)
+        query = sa.select(tables.batches).where(tables.batches.c.owner == owner).order_by(seq.desc()).limit(limit + 1)
         with self._database.reading() as connection:
             if after is not None:
-                place = connection.scalar(sa.select(seq).where(tables.batches.c.id == after))
+                place = connection.scalar(sa.select(seq).where(_owned(after, owner)))
                 if place is None:
                     raise BatchError(f"No batch found with id '{after[:100]}'.", status=404, param="after")
                 query = query.where(seq < place)
@@ -100,6 +110,10 @@ class Batches:
             table.update().where((table.c.id == batch_id) & table.c.status.in_(states)).values(_values(changes))
         )
         return done.rowcount > 0
+
+
+def _owned(batch_id: str, owner: str) -> sa.ColumnElement[bool]:
+    return (tables.batches.c.id == batch_id) & (tables.batches.c.owner == owner)
 
 
 def _values(changes: dict[str, Any]) -> dict[str, Any]:

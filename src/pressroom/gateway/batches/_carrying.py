@@ -35,6 +35,8 @@ class Means:
     batches: Batches
     client: Client
     concurrency: int
+    #: What all batches together may send at once.
+    room: asyncio.Semaphore
     line_limit: int
     clock: Callable[[], float]
 
@@ -49,6 +51,10 @@ class Carrying:
         self._left = False
         self._told = 0.0
 
+    @property
+    def owner(self) -> str:
+        return self._batch.owner
+
     def cancel(self) -> None:
         self._cancelled = True
 
@@ -62,7 +68,7 @@ class Carrying:
             PressroomError: the disk or the database refuses; the batch is as it was, and may be tried again.
         """
         # What the runner read may be a moment old, and the batch over since.
-        self._batch = self._means.batches.get(self._batch.id)
+        self._batch = self._means.batches.current(self._batch.id)
         if self._batch.status.over:
             return
         if self._batch.status is Status.VALIDATING and not await self._validate():
@@ -79,6 +85,8 @@ class Carrying:
                 sending = Sending(
                     self._means.client,
                     concurrency=self._means.concurrency,
+                    behalf=self._batch.key_name,
+                    room=self._means.room,
                     stopped=lambda: self._stopped() or self._expired(),
                 )
                 await sending.run(ledger.left(self._lines()), lambda outcomes: self._take(ledger, outcomes))
@@ -113,7 +121,7 @@ class Carrying:
             model=found.model,
             in_progress_at=means.clock(),
         ):
-            self._batch = means.batches.get(batch.id)
+            self._batch = means.batches.current(batch.id)
             return True
         self._cancelled = True  # somebody cancelled it meanwhile, and nothing else takes a batch out of this state
         return True
@@ -171,6 +179,7 @@ class Carrying:
             "batch_output",
             f"{batch.id}_{kind}.jsonl",
             expires_s=batch.results_expire_s,
+            owner=batch.owner,
         )
 
     def _stopped(self) -> bool:

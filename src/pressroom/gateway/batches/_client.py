@@ -55,9 +55,9 @@ class Reply:
 
 
 class Client:
-    """Sends requests to `url`. `silence_s` is how long the gateway may say nothing."""
+    """Sends requests to `url`. `silence_s` is how long the gateway may say nothing, `key` what is sent as Bearer."""
 
-    def __init__(self, url: str, *, silence_s: float) -> None:
+    def __init__(self, url: str, *, silence_s: float, key: str = "") -> None:
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname:
             raise DeployError(f"{url!r} is not the address of a gateway", hint="It begins with http://.")
@@ -65,20 +65,20 @@ class Client:
         self._port = parts.port or 80
         self._authority = parts.netloc.rpartition("@")[2].encode("ascii")
         self._silence_s = silence_s
+        self._lines = b"Authorization: Bearer %b\r\n" % key.encode("ascii") if key else b""
         self._idle: list[_Connection] = []
 
-    async def post(self, path: str, body: bytes) -> Reply:
-        """Send JSON and return the answer.
+    async def post(self, path: str, body: bytes, *, behalf: str = "") -> Reply:
+        """Send JSON and return the answer; `behalf` is the key that it is asked for, where that is not the one sent.
 
         Raises:
             Unreachable, Broken: there is no whole answer.
         """
-        request = b"POST %b HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
-            path.encode("ascii"),
-            self._authority,
-            len(body),
-            body,
-        )
+        lines = self._lines
+        if behalf:
+            lines += b"pressroom-on-behalf: %b\r\n" % behalf.encode("ascii")
+        head = b"POST %b HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\n%bContent-Length: %d\r\n\r\n"
+        request = head % (path.encode("ascii"), self._authority, lines, len(body)) + body
         while self._idle:
             connection = self._idle.pop()
             try:

@@ -73,43 +73,50 @@ class FileStore:
         assert _ID.fullmatch(file_id), "ids are made here"
         return self._directory / file_id
 
-    def get(self, file_id: str, *, param: str = "id") -> FileRecord:
-        """Raises BatchError (404) where there is none."""
+    def get(self, file_id: str, *, owner: str = "", param: str = "id") -> FileRecord:
+        """Raises BatchError (404) where this owner has none."""
         with self._database.reading() as connection:
-            row = connection.execute(sa.select(tables.files).where(tables.files.c.id == file_id)).one_or_none()
+            row = connection.execute(sa.select(tables.files).where(_owned(file_id, owner))).one_or_none()
         if row is None or self._past(_file(row)):
             raise BatchError(f"No such File object: {file_id[:100]}", status=404, param=param)
         return _file(row)
 
-    def open(self, file_id: str) -> tuple[FileRecord, IO[bytes]]:
-        """A file and its bytes. Raises BatchError (404) where there is none."""
-        found = self.get(file_id)
+    def open(self, file_id: str, *, owner: str = "") -> tuple[FileRecord, IO[bytes]]:
+        """A file and its bytes. Raises BatchError (404) where this owner has none."""
+        found = self.get(file_id, owner=owner)
         try:
             return found, self.path(file_id).open("rb")
         except FileNotFoundError as error:
             raise BatchError(f"The bytes of {file_id} are gone from the disk.", status=404, param="id") from error
 
     def list(
-        self, *, limit: int, after: str | None = None, purpose: str | None = None, newest_first: bool = True
+        self,
+        *,
+        limit: int,
+        owner: str = "",
+        after: str | None = None,
+        purpose: str | None = None,
+        newest_first: bool = True,
     ) -> tuple[list[FileRecord], bool]:
-        """A page of files, and whether there are more. Raises BatchError where `after` is no file."""
+        """A page of an owner's files, and whether there are more. Raises BatchError where `after` is none of them."""
         seq = tables.files.c.seq
-        query = sa.select(tables.files).order_by(seq.desc() if newest_first else seq.asc()).limit(limit + 1)
+        query = sa.select(tables.files).where(tables.files.c.owner == owner).limit(limit + 1)
+        query = query.order_by(seq.desc() if newest_first else seq.asc())
         if purpose is not None:
             query = query.where(tables.files.c.purpose == purpose)
         with self._database.reading() as connection:
             if after is not None:
-                place = connection.scalar(sa.select(seq).where(tables.files.c.id == after))
+                place = connection.scalar(sa.select(seq).where(_owned(after, owner)))
                 if place is None:
                     raise BatchError(f"No such File object: {after[:100]}", status=404, param="after")
                 query = query.where(seq < place if newest_first else seq > place)
             found = [_file(row) for row in connection.execute(query)]
         return [file for file in found[:limit] if not self._past(file)], len(found) > limit
 
-    def delete(self, file_id: str) -> None:
-        """Remove it; who reads it at this moment reads to the end. Raises BatchError (404) where there is none."""
+    def delete(self, file_id: str, *, owner: str = "") -> None:
+        """Remove it; who reads it at this moment reads to the end. Raises BatchError (404) where the owner has none."""
         with self._database.begin() as connection:
-            gone = connection.execute(tables.files.delete().where(tables.files.c.id == file_id)).rowcount
+            gone = connection.execute(tables.files.delete().where(_owned(file_id, owner))).rowcount
         if not gone:
             raise BatchError(f"No such File object: {file_id[:100]}", status=404, param="id")
         with suppress(OSError):  # it takes room until the next sweep, and does no other harm
@@ -122,7 +129,9 @@ class FileStore:
             ends.append(file.created + self._keep_s)
         return min(ends, default=None)
 
-    def measured(self, file_id: str, purpose: str, filename: str, *, expires_s: int | None) -> FileRecord | None:
+    def measured(
+        self, file_id: str, purpose: str, filename: str, *, expires_s: int | None, owner: str = ""
+    ) -> FileRecord | None:
         """What the row of a file that was written in its place will say; None where nothing is in it: then it is
         removed. Syncs and reads all of it."""
         path = self.path(file_id)
@@ -141,7 +150,7 @@ class FileStore:
             return None
         with writing(path):
             sync_directory(self._directory)
-        return self._record(file_id, purpose, filename, size, digest.hexdigest(), expires_s)
+        return self._record(file_id, purpose, filename, size, digest.hexdigest(), expires_s, owner)
 
     def add(self, connection: sa.Connection, file: FileRecord) -> None:
         """Write its row, in the caller's transaction."""
@@ -152,10 +161,10 @@ class FileStore:
         """Remove the files whose time is over, without those in `keep`; returns how many."""
         with self._database.reading() as connection:
             rows = [_file(row) for row in connection.execute(sa.select(tables.files))]
-        past = [file.id for file in rows if file.id not in keep and self._past(file)]
-        for file_id in past:
+        past = [file for file in rows if file.id not in keep and self._past(file)]
+        for file in past:
             with suppress(BatchError):  # somebody else removed it meanwhile
-                self.delete(file_id)
+                self.delete(file.id, owner=file.owner)
         return len(past)
 
     def sweep(self, *, keep: Collection[str]) -> None:
@@ -173,7 +182,7 @@ class FileStore:
         return ends is not None and ends <= self._clock()
 
     def _record(
-        self, file_id: str, purpose: str, filename: str, size: int, sha256: str, expires_s: int | None
+        self, file_id: str, purpose: str, filename: str, size: int, sha256: str, expires_s: int | None, owner: str
     ) -> FileRecord:
         now = self._clock()
         return FileRecord(
@@ -184,12 +193,13 @@ class FileStore:
             sha256=sha256,
             created=now,
             expires=now + expires_s if expires_s is not None else None,
+            owner=owner,
         )
 
     def _commit(
-        self, part: Path, size: int, sha256: str, purpose: str, filename: str, expires_s: int | None
+        self, part: Path, size: int, sha256: str, purpose: str, filename: str, expires_s: int | None, owner: str
     ) -> FileRecord:
-        file = self._record(new_file_id(), purpose, filename, size, sha256, expires_s)
+        file = self._record(new_file_id(), purpose, filename, size, sha256, expires_s, owner)
         target = self.path(file.id)
         with writing(target):
             part.rename(target)
@@ -222,19 +232,24 @@ class FileWriter:
         self._digest.update(data)
         self.size += len(data)
 
-    def commit(self, purpose: str, filename: str, *, expires_s: int | None) -> FileRecord:
+    def commit(self, purpose: str, filename: str, *, expires_s: int | None, owner: str = "") -> FileRecord:
         """It is whole: keep it, durably."""
         with writing(self._part):
             os.fchmod(self._file.fileno(), 0o444)
             sync(self._file.fileno())
             self._file.close()
-        return self._store._commit(self._part, self.size, self._digest.hexdigest(), purpose, filename, expires_s)
+        digest = self._digest.hexdigest()
+        return self._store._commit(self._part, self.size, digest, purpose, filename, expires_s, owner)
 
     def abort(self) -> None:
         """Let go of it; does nothing after `commit`."""
         with suppress(OSError):
             self._file.close()
             self._part.unlink(missing_ok=True)
+
+
+def _owned(file_id: str, owner: str) -> sa.ColumnElement[bool]:
+    return (tables.files.c.id == file_id) & (tables.files.c.owner == owner)
 
 
 def _file(row: sa.Row[Any]) -> FileRecord:

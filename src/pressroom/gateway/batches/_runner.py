@@ -1,8 +1,9 @@
 """Runs the batches of a workspace: a thread with an event loop of its own, beside the gateway in the server's process.
 
 Everything it sends goes in at the gateway's own address, so that a batch is metered, limited and tried again as
-everybody is. Two batches run at once, each with so many requests as `batch.concurrency` says: the share of the engines
-that batches can take has a bound.
+everybody is, for the key that made it. Two batches of an owner run at once, each with so many requests as
+`batch.concurrency` says, and all batches together with twice as many: the share of the engines that they can take has a
+bound.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from pressroom.kernel import PressroomError, Settings
 
 _log = logging.getLogger(__name__)
 
-_AT_ONCE = 2
+# Batches of one owner that run at once, and of all: one that waits for its key's rate keeps nobody else's waiting.
+_OF_ONE = 2
+_AT_ONCE = 32
 # Looks at the database so often without being woken, for what another process wrote.
 _LOOK_S = 2.0
 # A batch that the disk or the database refused is tried again after this long.
@@ -35,11 +38,18 @@ class Runner:
     """From `start` to `close`. `wake` says that there is something new; from any thread."""
 
     def __init__(
-        self, files: FileStore, batches: Batches, settings: Settings, *, clock: Callable[[], float] = time.time
+        self,
+        files: FileStore,
+        batches: Batches,
+        settings: Settings,
+        *,
+        credential: str = "",
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._files = files
         self._batches = batches
         self._settings = settings
+        self._credential = credential
         self._clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken: asyncio.Event | None = None
@@ -93,12 +103,13 @@ class Runner:
     async def _serve(self, url: str) -> None:
         self._loop, self._woken = asyncio.get_running_loop(), asyncio.Event()
         self._ready.set()
-        gateway = self._settings.gateway
+        gateway, concurrency = self._settings.gateway, self._settings.batch.concurrency
         means = Means(
             files=self._files,
             batches=self._batches,
-            client=Client(url, silence_s=longest_silence_s(gateway)),
-            concurrency=self._settings.batch.concurrency,
+            client=Client(url, silence_s=longest_silence_s(gateway), key=self._credential),
+            concurrency=concurrency,
+            room=asyncio.Semaphore(_OF_ONE * concurrency),
             line_limit=gateway.max_body_bytes,
             clock=self._clock,
         )
@@ -133,6 +144,8 @@ class Runner:
                     carrying.cancel()
                 continue
             if len(self._running) >= _AT_ONCE or self._again_at.get(batch.id, 0.0) > self._loop.time():
+                continue
+            if sum(one.owner == batch.owner for one in self._running.values()) >= _OF_ONE:
                 continue
             carrying = self._running[batch.id] = Carrying(means, batch)
             task = self._loop.create_task(self._carry(carrying, batch), name=batch.id)

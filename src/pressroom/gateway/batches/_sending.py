@@ -15,14 +15,15 @@ import orjson
 
 from pressroom.gateway.batches._client import Broken, Client, Reply, Unreachable
 from pressroom.gateway.batches.base import BatchError, Line, Outcome
+from pressroom.kernel import rights
 
 # The engine is busy, starting or gone for a while: the whole batch waits, and no line is given up for it.
 _LATER = (429, 503)
 # This request failed at the engine: it is tried so many times before that is its answer.
 _FAILED = (500, 502, 504)
 _TRIES = 3
-# Refused for a reason that does not pass by waiting.
-_FOR_GOOD = ("insufficient_quota",)
+# A budget whose room others hold at this moment says so with a short wait; one that is spent is not waited for.
+_SPENT, _SPENT_WAIT_S = "insufficient_quota", 10.0
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 _LONGEST_ASKED_S = 300.0
@@ -38,7 +39,8 @@ class Sending:
     """One run. `stopped` ends it: what runs then is finished, and nothing new begins.
 
     `patience_s` is how long nothing at all may be answered, by reason of a busy engine or a gateway that is gone; None
-    waits for ever.
+    waits for ever. The requests are made for the key `behalf`, and `room` is what several runs together may send at
+    once. With `needs_in`, a gateway that does not know the key ends the run; without, that is the answer of a line.
     """
 
     def __init__(
@@ -48,11 +50,17 @@ class Sending:
         concurrency: int,
         stopped: Callable[[], bool],
         patience_s: float | None = None,
+        behalf: str = "",
+        room: asyncio.Semaphore | None = None,
+        needs_in: bool = False,
     ) -> None:
         self._client = client
         self._concurrency = concurrency
         self._stopped = stopped
         self._patience_s = patience_s
+        self._behalf = behalf
+        self._room = room or asyncio.Semaphore(concurrency)
+        self._needs_in = needs_in
         self._wait_until = 0.0
         self._refusals = 0
         self._heard = time.monotonic()
@@ -114,7 +122,11 @@ class Sending:
         while await self._may_send():
             tries += 1
             try:
-                reply = await self._client.post(line.path, line.body)
+                async with self._room:
+                    if self._stopped() or time.monotonic() < self._wait_until:  # meanwhile
+                        tries -= 1
+                        continue
+                    reply = await self._client.post(line.path, line.body, behalf=self._behalf)
             except Unreachable as error:
                 self._pause(None, f"the gateway cannot be reached: {error}")
                 tries -= 1
@@ -128,6 +140,10 @@ class Sending:
                 self._pause(reply.retry_after_s, _said(reply))
                 tries -= 1
                 continue
+            if reply.status == 401 and self._needs_in:
+                raise BatchError(
+                    f"the gateway does not let this run in: {_said(reply)}", hint=rights.NEEDS_KEY, status=401
+                )
             self._heard = time.monotonic()
             if reply.status in _FAILED and tries < _TRIES:
                 await self._sleep(_FIRST_PAUSE_S * 2**tries)
@@ -188,7 +204,14 @@ def _answered(line: Line, reply: Reply) -> Outcome:
 
 
 def _for_good(reply: Reply) -> bool:
-    return reply.status == 429 and _error(reply).get("code") in _FOR_GOOD
+    """Whether it is refused for a reason that does not pass by waiting."""
+    if reply.status != 429:
+        return False
+    error, wait_s = _error(reply), reply.retry_after_s
+    if error.get("code") == _SPENT:
+        return wait_s is None or wait_s > _SPENT_WAIT_S
+    # It alone asks for more tokens than the key may use in a minute.
+    return error.get("type") == "tokens" and wait_s is None
 
 
 def _said(reply: Reply) -> str:

@@ -15,7 +15,7 @@ from pressroom.gateway.batches._batches import Batches
 from pressroom.gateway.batches._files import FileStore
 from pressroom.gateway.batches._multipart import boundary_of
 from pressroom.gateway.batches._upload import Upload, expires_after, too_large
-from pressroom.gateway.batches.base import ENDPOINTS, BatchError, FileRecord, Status
+from pressroom.gateway.batches.base import ENDPOINTS, NOBODY, Asker, BatchError, FileRecord, Status
 from pressroom.gateway.problems import Problem
 from pressroom.kernel import PressroomError, Workspace
 from pressroom.registry.hub.base import Answer, HubRequest, Later, Sink
@@ -50,31 +50,31 @@ class BatchService:
         self._wake = wake
         self._clock = clock
 
-    def begin(self, request: HubRequest) -> Found:
-        """Look at the head of a request. Raises PressroomError."""
+    def begin(self, request: HubRequest, asker: Asker = NOBODY) -> Found:
+        """Look at the head of a request. What another owner has is not there for this one. Raises PressroomError."""
         path = request.path.removeprefix(PREFIX).removesuffix("/")
         segments = tuple(unquote(part, errors="replace") for part in path.split("/")[2:])
         method = "GET" if request.method == "HEAD" else request.method
         match (method, *segments):
             case ("POST", "files"):
-                return self._upload(request)
+                return self._upload(request, asker)
             case ("GET", "files"):
-                return self._list_files(_Query(request.query))
+                return self._list_files(_Query(request.query), asker.owner)
             case ("GET", "files", file_id):
-                return self._answer_file(self._files.get(file_id))
+                return self._answer_file(self._files.get(file_id, owner=asker.owner))
             case ("GET", "files", file_id, "content"):
-                return self._content(file_id)
+                return self._content(file_id, asker.owner)
             case ("DELETE", "files", file_id):
-                return self._delete(file_id)
+                return self._delete(file_id, asker.owner)
             case ("POST", "batches"):
-                return _Body(self._create, most=self._settings.gateway.max_body_bytes)
+                return _Body(lambda body: self._create(body, asker), most=self._settings.gateway.max_body_bytes)
             case ("GET", "batches"):
-                return self._list_batches(_Query(request.query))
+                return self._list_batches(_Query(request.query), asker.owner)
             case ("GET", "batches", batch_id):
-                return shapes.answer(shapes.shape_of_batch(self._batches.get(batch_id)))
+                return shapes.answer(shapes.shape_of_batch(self._batches.get(batch_id, owner=asker.owner)))
             case ("POST", "batches", batch_id, "cancel"):
                 # Its body, if there is one, says nothing, and is read so that the connection can be used on.
-                return _Body(lambda _: self._cancel(batch_id), most=self._settings.gateway.max_body_bytes)
+                return _Body(lambda _: self._cancel(batch_id, asker.owner), most=self._settings.gateway.max_body_bytes)
         return shapes.of_problem(_not_there(request, segments))
 
     def refusal(self, error: PressroomError) -> Answer:
@@ -85,34 +85,36 @@ class BatchService:
 
     # Files.
 
-    def _upload(self, request: HubRequest) -> Sink:
+    def _upload(self, request: HubRequest, asker: Asker) -> Sink:
         most = self._settings.batch.max_file_bytes
         length = request.headers.get("content-length", "")
         expected = int(length) if length.isdigit() else 0
         if expected > most + _FORM_ROOM:
             raise too_large(most)
         boundary = boundary_of(request.headers.get("content-type", ""))
-        return Upload(self._files, boundary, most=most, expected=expected, answer=self._answer_file)
+        return Upload(self._files, boundary, most=most, expected=expected, answer=self._answer_file, owner=asker.owner)
 
     def _answer_file(self, file: FileRecord) -> Answer:
         return shapes.answer(shapes.shape_of_file(file, ends=self._files.ends(file)))
 
-    def _list_files(self, query: _Query) -> Answer:
+    def _list_files(self, query: _Query, owner: str) -> Answer:
         order = query.one_of("order", ("asc", "desc"), "desc")
         files, more = self._files.list(
             limit=query.limit(10_000, default=10_000),
+            owner=owner,
             after=query.text("after"),
             purpose=query.text("purpose"),
             newest_first=order == "desc",
         )
         return shapes.page([shapes.shape_of_file(file, ends=self._files.ends(file)) for file in files], more=more)
 
-    def _content(self, file_id: str) -> Answer:
-        file, stream = self._files.open(file_id)
+    def _content(self, file_id: str, owner: str) -> Answer:
+        file, stream = self._files.open(file_id, owner=owner)
         headers = {"content-type": "application/octet-stream", "x-content-type-options": "nosniff"}
         return Answer(headers=headers, stream=stream, length=file.bytes)
 
-    def _delete(self, file_id: str) -> Answer:
+    def _delete(self, file_id: str, owner: str) -> Answer:
+        self._files.get(file_id, owner=owner)
         users = [batch.id for batch in self._batches.unfinished() if batch.input_file == file_id]
         if users:
             raise BatchError(
@@ -122,16 +124,16 @@ class BatchService:
                 param="id",
                 reason="file_in_use",
             )
-        self._files.delete(file_id)
+        self._files.delete(file_id, owner=owner)
         return shapes.answer({"id": file_id, "object": "file", "deleted": True})
 
     # Batches.
 
-    def _list_batches(self, query: _Query) -> Answer:
-        batches, more = self._batches.list(limit=query.limit(100, default=20), after=query.text("after"))
+    def _list_batches(self, query: _Query, owner: str) -> Answer:
+        batches, more = self._batches.list(limit=query.limit(100, default=20), owner=owner, after=query.text("after"))
         return shapes.page([shapes.shape_of_batch(batch) for batch in batches], more=more)
 
-    def _create(self, body: bytes) -> Answer:
+    def _create(self, body: bytes, asker: Asker) -> Answer:
         fields = _fields(body)
         window = _string(fields, "completion_window")
         found = _WINDOW.fullmatch(window)
@@ -151,7 +153,7 @@ class BatchService:
                 param="endpoint",
                 reason="invalid_value",
             )
-        input_file = self._files.get(_string(fields, "input_file_id"), param="input_file_id")
+        input_file = self._files.get(_string(fields, "input_file_id"), owner=asker.owner, param="input_file_id")
         if input_file.purpose != "batch":
             raise BatchError(
                 f"{input_file.id} was not uploaded with the purpose 'batch'.",
@@ -166,18 +168,20 @@ class BatchService:
             metadata=_metadata(fields.get("metadata")),
             results_expire_s=expires_after(fields.get("output_expires_after"), "output_expires_after"),
             now=self._clock(),
+            asker=asker,
         )
         self._wake()
         return shapes.answer(shapes.shape_of_batch(batch))
 
-    def _cancel(self, batch_id: str) -> Answer:
+    def _cancel(self, batch_id: str, owner: str) -> Answer:
+        self._batches.get(batch_id, owner=owner)
         moved = self._batches.move(
             batch_id,
             [Status.VALIDATING, Status.IN_PROGRESS],
             status=Status.CANCELLING,
             cancelling_at=self._clock(),
         )
-        batch = self._batches.get(batch_id)
+        batch = self._batches.get(batch_id, owner=owner)
         if not moved and batch.status not in (Status.CANCELLING, Status.CANCELLED):
             raise BatchError(
                 f"Cannot cancel a batch with status '{batch.status.value}'.", status=409, reason="invalid_status"

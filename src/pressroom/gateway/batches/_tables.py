@@ -18,6 +18,7 @@ files = sa.Table(
     sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("expires", sa.Float),
+    sa.Column("owner", sa.String(80), nullable=False, server_default=""),
 )
 
 batches = sa.Table(
@@ -48,6 +49,8 @@ batches = sa.Table(
     sa.Column("expired_at", sa.Float),
     sa.Column("cancelling_at", sa.Float),
     sa.Column("cancelled_at", sa.Float),
+    sa.Column("owner", sa.String(80), nullable=False, server_default=""),
+    sa.Column("key_name", sa.String(64), nullable=False, server_default=""),
 )
 
 
@@ -55,4 +58,16 @@ def first_tables(connection: sa.Connection) -> None:
     metadata.create_all(connection)
 
 
-MIGRATIONS = (first_tables,)
+def owners(connection: sa.Connection) -> None:
+    """The columns that a database of the first step may not have. What is in it belongs to nobody's key."""
+    for table in (files, batches):
+        known = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in known:
+                kind = column.type.compile(connection.dialect)
+                connection.execute(
+                    sa.text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind} NOT NULL DEFAULT ''")
+                )
+
+
+MIGRATIONS = (first_tables, owners)

@@ -33,11 +33,13 @@ class Upload(Sink):
         most: int,
         expected: int,
         answer: Callable[[FileRecord], Answer],
+        owner: str = "",
     ) -> None:
         self._files = files
         self._most = most
         self._expected = expected
         self._answer = answer
+        self._owner = owner
         self._form = Multipart(boundary, self)
         self._part = Part("")
         self._values: dict[str, bytearray] = {}
@@ -53,7 +55,7 @@ class Upload(Sink):
         expires_s = self._expires()
         if self._writer is None:
             raise BatchError("Missing required parameter: 'file'.", param="file", reason="missing_required_parameter")
-        return self._answer(self._writer.commit(purpose, self._filename, expires_s=expires_s))
+        return self._answer(self._writer.commit(purpose, self._filename, expires_s=expires_s, owner=self._owner))
 
     def abort(self) -> None:
         if self._writer is not None:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pressroom.kernel import PressroomError
+
+if TYPE_CHECKING:
+    from pressroom.gateway.admission import Caller
 
 #: The endpoints a batch may ask, by the short names that `press batch --endpoint` takes.
 ENDPOINTS = {
@@ -60,6 +63,25 @@ class BatchError(PressroomError):
         self.reason = reason
 
 
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who sends a request about files and batches. What is made belongs to `owner`: its team where the key has one,
+    else the key; '' stands for whoever has none. `key` is the name of the key."""
+
+    owner: str = ""
+    key: str = ""
+
+    @staticmethod
+    def of(caller: Caller) -> Asker:
+        """The asker behind a request of the gateway."""
+        owner = f"team:{caller.team}" if caller.team else f"key:{caller.key}" if caller.key else ""
+        return Asker(owner, caller.key)
+
+
+#: Whoever has no key.
+NOBODY = Asker()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileRecord:
     """A file that is held. `filename` is what its sender called it and names nothing here; times are seconds since the
@@ -72,6 +94,7 @@ class FileRecord:
     sha256: str
     created: float
     expires: float | None = None
+    owner: str = ""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -111,7 +134,8 @@ def _whole(record: Any, name: str) -> int:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchRecord:
     """A batch as the database has it. `output` and `errors` are the ids under which its results are written from the
-    beginning; they are shown, and are files like any other, once it is over and there is something in them."""
+    beginning; they are shown, and are files like any other, once it is over and there is something in them. `owner` is
+    the asker's, and its requests are made for the key `key_name`."""
 
     id: str
     endpoint: str
@@ -137,6 +161,8 @@ class BatchRecord:
     expired_at: float | None = None
     cancelling_at: float | None = None
     cancelled_at: float | None = None
+    owner: str = ""
+    key_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

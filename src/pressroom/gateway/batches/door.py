@@ -22,6 +22,7 @@ from pressroom.gateway.batches._batches import Batches
 from pressroom.gateway.batches._files import FileStore
 from pressroom.gateway.batches._runner import Runner
 from pressroom.gateway.batches._service import PREFIX, BatchService
+from pressroom.gateway.batches.base import NOBODY, Asker
 from pressroom.gateway.metrics import HubSeries
 from pressroom.gateway.problems import Problem, server_error
 from pressroom.kernel import LockedError, Workspace
@@ -30,6 +31,7 @@ from pressroom.registry.hub.base import Answer
 if TYPE_CHECKING:
     from pressroom.gateway._http_request import Request
     from pressroom.gateway._http_server import HttpConnection
+    from pressroom.gateway.admission import Caller
 
 _log = logging.getLogger(__name__)
 
@@ -56,13 +58,15 @@ class BatchDoor(HubDoor):
     """Files and batches of one workspace. Belongs to one event loop; `close` ends the runner, too.
 
     Carries requests the way the hub's door does, with its own service behind it. `bound_to` says where the gateway
-    answers: from then on batches run. Of several servers over one workspace, which tests have, one runs them.
+    answers: from then on batches run, each for the key that made it; `credential` is what lets the runner do so
+    (`Access.internal`), '' where the gateway has no keys. Of several servers over one workspace, which tests have, one
+    runs them.
     """
 
-    def __init__(self, workspace: Workspace, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, workspace: Workspace, *, credential: str = "", clock: Callable[[], float] = time.time) -> None:
         files = FileStore(workspace, clock=clock)
         batches = Batches(workspace, files)
-        self._runner = Runner(files, batches, workspace.settings, clock=clock)
+        self._runner = Runner(files, batches, workspace.settings, credential=credential, clock=clock)
         self._held = ExitStack()
         self._runs = True
         try:
@@ -73,10 +77,9 @@ class BatchDoor(HubDoor):
         else:
             results = {name for batch in batches.unfinished() for name in (batch.output, batch.errors)}
             files.sweep(keep=results)
-        super().__init__(
-            BatchService(workspace, files, batches, wake=self._runner.wake, clock=clock),
-            HubSeries(),  # nobody scrapes it: files and batches have no figures of their own
-        )
+        self.answering = BatchService(workspace, files, batches, wake=self._runner.wake, clock=clock)
+        # Nobody scrapes the series: files and batches have no figures of their own.
+        super().__init__(self.answering, HubSeries())
 
     @staticmethod
     def takes(method: bytes, path: bytes) -> bool:
@@ -88,15 +91,18 @@ class BatchDoor(HubDoor):
         if self._runs:
             self._runner.start(url)
 
-    def handle(self, connection: HttpConnection, request: Request, request_id: bytes) -> None:
-        """Answer a request."""
+    def handle(
+        self, connection: HttpConnection, request: Request, request_id: bytes, caller: Caller | None = None
+    ) -> None:
+        """Answer a request; `caller` is who sent it, None for somebody without a key."""
         if len(self.running) >= _MOST_REQUESTS:
             problem = server_error(
                 503, "There are as many requests about files as can be taken.", retry_after_s=_RETRY_S
             )
             connection.respond(problem.status, problem.headers() + request_id, problem.body())
             return
-        exchange = _Exchange(self, connection, request, request_id)
+        asker = Asker.of(caller) if caller is not None else NOBODY
+        exchange = _Exchange(self, connection, request, request_id, asker)
         self.running.add(exchange)
         exchange.start()
 
@@ -113,6 +119,18 @@ class BatchDoor(HubDoor):
 
 class _Exchange(HubExchange):
     """A request about files or batches: the hub's way of carrying, OpenAI's way of saying no."""
+
+    def __init__(
+        self, door: BatchDoor, connection: HttpConnection, request: Request, request_id: bytes, asker: Asker
+    ) -> None:
+        super().__init__(door, connection, request, request_id)
+        self._answering = door.answering
+        self._asker = asker
+
+    def start(self) -> None:
+        self._connection.hold(self)
+        seen = self._seen()
+        self._work(lambda: self._answering.begin(seen, self._asker), self._begun)
 
     def _answered(self, answer: Answer) -> None:
         message = answer.headers.get("x-error-message")

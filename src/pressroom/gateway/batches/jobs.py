@@ -39,11 +39,12 @@ _REASON_LENGTH = 200
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """How a file is run: by which deployment of the gateway at `url`, and as `Asking` has it. `concurrency` None takes
-    that of the settings."""
+    """How a file is run: by which deployment of the gateway at `url`, with which `key`, and as `Asking` has it.
+    `concurrency` None takes that of the settings."""
 
     url: str
     deployment: str
+    key: str = field(default="", repr=False)
     endpoint: str | None = None
     system: str | None = None
     defaults: dict[str, Any] = field(default_factory=dict)
@@ -233,12 +234,13 @@ class FileJob:
 
     async def _sent(self, lines: Iterator[Line], take: Callable[[list[Outcome]], None]) -> None:
         options = self._options
-        client = Client(options.url, silence_s=longest_silence_s(self._settings.gateway))
+        client = Client(options.url, silence_s=longest_silence_s(self._settings.gateway), key=options.key)
         sending = Sending(
             client,
             concurrency=options.concurrency or self._settings.batch.concurrency,
             stopped=self._stopped,
             patience_s=options.patience_s,
+            needs_in=True,
         )
         try:
             await sending.run(lines, take)

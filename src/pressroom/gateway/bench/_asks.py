@@ -75,7 +75,7 @@ class Ask(Call):
             at = answer.rfind(b'data: {"error"')
             self.error = _problem("stream", answer[at:] if at >= 0 else b"")
         else:
-            self.prompt, self.output = token_counts(answer)
+            self.prompt, self.output, _ = token_counts(answer) or (0, 0, 0)
             cached = _CACHED.search(answer, max(0, answer.rfind(b'"usage"')))
             self.cached = int(cached[1]) if cached else 0
         self._body.clear()

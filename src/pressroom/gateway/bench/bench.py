@@ -17,6 +17,7 @@ from pressroom.gateway.bench._load import run_round
 from pressroom.gateway.bench._prompts import Prompts
 from pressroom.gateway.bench.base import BenchError, BenchSettings, Round
 from pressroom.gateway.upstream import Upstream
+from pressroom.kernel import rights
 
 # What an engine may take for its first byte, and between two.
 _SILENCE_S = 600.0
@@ -26,7 +27,8 @@ _PROBES = (50, 150)
 
 
 class Bench:
-    """A benchmark of the deployment `model` behind the gateway at `url`; belongs to one event loop.
+    """A benchmark of the deployment `model` behind the gateway at `url`, with a key where there is one; belongs to one
+    event loop.
 
     `told` hears how many requests have ended, of how many in all where that is known, a few times a second.
     """
@@ -37,6 +39,7 @@ class Bench:
         model: str,
         settings: BenchSettings,
         *,
+        key: str = "",
         told: Callable[[int, int, int | None], None] | None = None,
     ) -> None:
         parts = urlsplit(url)
@@ -48,6 +51,8 @@ class Bench:
             model=model, endpoint=settings.endpoint, seed=settings.seed, same_prefix=settings.same_prefix
         )
         self._head = f"POST {_PATHS[settings.endpoint]} HTTP/1.1\r\nHost: {parts.netloc}\r\n".encode()
+        if key:
+            self._head += b"Authorization: Bearer %b\r\n" % key.encode("ascii")
         self._head += b"Content-Type: application/json\r\nContent-Length: "
         self._past_end = True
         self._made: dict[int, bytes] = {}
@@ -138,4 +143,5 @@ class Bench:
                 self._past_end = False  # answers may end early on this engine
                 self._made.clear()
                 continue
-            raise BenchError(f"the deployment does not answer: {text}", hint="`press ps` shows what runs.", reason=kind)
+            hint = rights.NEEDS_KEY if kind.startswith("401") else "`press ps` shows what runs."
+            raise BenchError(f"the deployment does not answer: {text}", hint=hint, reason=kind)

@@ -76,21 +76,23 @@ class _Pool(Upstream):
 
 
 class Gateway:
-    """Asks the gateway at `url`. Belongs to one event loop."""
+    """Asks the gateway at `url`, with a key where there is one. Belongs to one event loop."""
 
-    def __init__(self, url: str, *, connect_timeout_s: float = 5.0, silence_s: float = 660.0) -> None:
+    def __init__(self, url: str, *, key: str = "", connect_timeout_s: float = 5.0, silence_s: float = 660.0) -> None:
         parts = urlsplit(url)
         self.address = (parts.hostname or "127.0.0.1", parts.port or 80)
         host = f"[{self.address[0]}]" if ":" in self.address[0] else self.address[0]
         self._host = f"{host}:{self.address[1]}".encode()
+        self._key = b"Authorization: Bearer %b\r\n" % key.encode("ascii") if key else b""
         self._pool = _Pool(connect_timeout_s=connect_timeout_s, first_byte_timeout_s=silence_s)
 
     def ask(self, request: Request, lines: bytes = b"") -> Exchange:
         """Send a request, with more header lines; what comes of it is in the Exchange."""
-        head = b"POST %b HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n" % (
+        head = b"POST %b HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b%b\r\n" % (
             request.path.encode(),
             self._host,
             len(request.body),
+            self._key,
             lines,
         )
         exchange = Exchange(self._pool)

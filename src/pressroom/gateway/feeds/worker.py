@@ -23,6 +23,7 @@ from pressroom.gateway.feeds._asking import Exchange, Gateway, Lost, Reply
 from pressroom.gateway.feeds._headers import carried, trace_lines
 from pressroom.gateway.feeds._requests import Refused, Request, own_id, read_request
 from pressroom.gateway.feeds.base import FeedError, FeedSettings, Message, Outgoing, Sink, Source, TooLargeError
+from pressroom.kernel import rights
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +61,8 @@ class _Given(Exception):
 
 
 class FeedWorker:
-    """Works until `stop`. `url` is the gateway's; the errors go to `errors`, or to the answers where it is None."""
+    """Works until `stop`. `url` is the gateway's, `key` what lets the feed in there; the errors go to `errors`, or to
+    the answers where it is None."""
 
     def __init__(
         self,
@@ -69,6 +71,7 @@ class FeedWorker:
         *,
         url: str,
         model: str,
+        key: str = "",
         settings: FeedSettings,
         errors: Sink | None = None,
         text_as: str = "chat",
@@ -80,6 +83,7 @@ class FeedWorker:
         self._sink = sink
         self._errors = errors
         self._url = url
+        self._key = key
         self._model = model
         self._settings = settings
         self._text_as = text_as
@@ -102,7 +106,7 @@ class FeedWorker:
         """
         sinks = [self._sink, *([self._errors] if self._errors is not None else [])]
         touching: asyncio.Task[None] | None = None
-        gateway = Gateway(self._url)
+        gateway = Gateway(self._url, key=self._key)
         try:
             for sink in sinks:
                 await sink.open()
@@ -220,8 +224,12 @@ class FeedWorker:
                 problem = problem_of(reply.status, body)
                 if reply.status in _LOCKED_OUT:
                     raise FeedError(
-                        f"the gateway does not let this feed in: {problem.message}", status=reply.status
+                        f"the gateway does not let this feed in: {problem.message}",
+                        hint=rights.NEEDS_KEY if reply.status == 401 else "",
+                        status=reply.status,
                     ) from None
+                if reply.status == 429 and problem.type == "tokens" and reply.retry_after_s is None:
+                    return problem  # it alone asks for more than the key may use in a minute
                 if reply.status not in _WAIT and problem.code != _GONE:
                     if reply.status >= 500:
                         raise _Given(problem.message)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, unquote_to_bytes
 
+from pressroom.gateway.admission import ANONYMOUS
 from pressroom.gateway.grpc import _frames as h2
 from pressroom.gateway.grpc._heads import Code
 from pressroom.gateway.grpc._hpack import literal
@@ -75,7 +76,7 @@ class Call:
     __slots__ = (
         "_begun", "_buffer", "_connection", "_fresh", "_given", "_held", "_out", "_paused", "_read", "_slow", "_timer",
         "_told", "_trailers", "_unsent",
-        "complete", "encoding", "handler", "id", "message_limit", "moved", "over", "window",
+        "client", "complete", "encoding", "handler", "id", "message_limit", "moved", "over", "window",
     )  # fmt: skip
 
     def __init__(self, connection: Http2Connection, id: int, window: int) -> None:
@@ -83,6 +84,8 @@ class Call:
         self.id = id
         self.window = window
         self.handler: Handler = _NOBODY
+        #: Who calls.
+        self.client = ANONYMOUS
         self.encoding = 0
         #: Whether it has its status, sent or about to be.
         self.over = False

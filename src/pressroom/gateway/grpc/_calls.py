@@ -13,23 +13,13 @@ from pressroom.gateway.control import ControlThreads
 from pressroom.gateway.grpc._call import Call
 from pressroom.gateway.grpc._door import Method
 from pressroom.gateway.grpc._heads import Code
+from pressroom.gateway.grpc._refusing import refuse
 from pressroom.gateway.problems import Problem
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_CODES = {
-    400: Code.INVALID_ARGUMENT,
-    404: Code.NOT_FOUND,
-    413: Code.RESOURCE_EXHAUSTED,
-    415: Code.INVALID_ARGUMENT,
-    422: Code.INVALID_ARGUMENT,
-    429: Code.RESOURCE_EXHAUSTED,
-    501: Code.UNIMPLEMENTED,
-    503: Code.UNAVAILABLE,
-    504: Code.DEADLINE_EXCEEDED,
-}
 # Messages of a conversation that wait for their turn.
 _AHEAD = 64
 #: What a message of a method that asks no model may have: they are a name or two.
@@ -48,17 +38,6 @@ class Refusal(Exception):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.message)
         self.problem = problem
-
-
-def refuse(call: Call, problem: Problem) -> None:
-    """End the call with an error. Where another try makes sense, gRPC's own retries are told when."""
-    metadata: tuple[tuple[str, str], ...] = ()
-    if problem.retry_after_s is not None:
-        metadata = (
-            ("retry-after", str(problem.retry_after_s)),
-            ("grpc-retry-pushback-ms", str(1000 * problem.retry_after_s)),
-        )
-    call.end(_CODES.get(problem.status, Code.INTERNAL), problem.message, metadata)
 
 
 class Unary:
@@ -103,12 +82,12 @@ class Unary:
         """Its answer is on the way."""
 
 
-def by_coroutine(method: Callable[[bytes], Awaitable[bytes]]) -> Method:
-    """A method whose answer a coroutine finds. It raises Refusal for an error."""
+def by_coroutine(method: Callable[[Call, bytes], Awaitable[bytes]], *, open: bool = False) -> Method:
+    """A method whose answer a coroutine finds. It raises Refusal for an error. An `open` one is for everybody."""
 
     async def answered(call: Call, data: bytes) -> None:
         try:
-            call.reply(await method(data))
+            call.reply(await method(call, data))
         except Refusal as error:
             refuse(call, error.problem)
         except Exception:  # the edge of the server, as in Call  # noqa: BLE001
@@ -118,7 +97,7 @@ def by_coroutine(method: Callable[[bytes], Awaitable[bytes]]) -> Method:
     def begun(call: Call, data: bytes) -> Cancellable:
         return asyncio.get_running_loop().create_task(answered(call, data))
 
-    return Method(lambda call: Unary(call, begun), SMALL)
+    return Method(lambda call: Unary(call, begun), SMALL, open)
 
 
 class Conversation:

@@ -7,9 +7,12 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
+from pressroom.gateway._entrance import Entrance
 from pressroom.gateway.grpc._call import ENCODINGS, STALL_S, Call, Handler
 from pressroom.gateway.grpc._heads import Code, Head
 from pressroom.gateway.grpc._http2 import Http2Connection
+from pressroom.gateway.grpc._refusing import refuse
+from pressroom.gateway.problems import Problem
 
 _MOST_CALLS = 4_096
 # Calls of one connection that are taken even when there are so many.
@@ -30,17 +33,27 @@ _CALLS_S = 10.0
 
 
 class Method(NamedTuple):
-    """Who answers calls of a method, and the bytes that one of its messages may have at most."""
+    """Who answers calls of a method, the bytes that one of its messages may have at most, and whether it is for
+    everybody: what says that the server lives needs no key."""
 
     begin: Callable[[Call], Handler]
     most: int = sys.maxsize
+    open: bool = False
 
 
 class Door:
     """Finds the method of a call, and closes connections that nobody uses. Belongs to the running event loop."""
 
-    def __init__(self, methods: dict[str, Method], *, message_limit: int, most_connections: int) -> None:
+    def __init__(
+        self,
+        methods: dict[str, Method],
+        *,
+        message_limit: int,
+        most_connections: int,
+        entrance: Entrance | None = None,
+    ) -> None:
         self._methods = {path.encode(): method for path, method in methods.items()}
+        self._entrance = entrance or Entrance(None)
         self.message_limit = message_limit
         self.connections: set[Http2Connection] = set()
         #: Calls under way, and bytes that are kept for them: of messages that came, and of answers nobody took yet.
@@ -87,6 +100,12 @@ class Door:
         if self.calls > _MOST_CALLS and len(connection.calls) > _FAIR_SHARE:
             call.end(Code.RESOURCE_EXHAUSTED, f"There are {_MOST_CALLS} calls under way. Try again in a moment.")
             return
+        if not method.open:
+            found = self._entrance.of(head.said)
+            if isinstance(found, Problem):
+                refuse(call, found)
+                return
+            call.client = found
         call.encoding = encoding
         call.message_limit = min(self.message_limit, method.most)
         if head.timeout_s is not None:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from enum import IntEnum
 
+from pressroom.gateway._entrance import NOTHING, Said, said_in
 from pressroom.gateway.grpc._hpack import Header
 
 _CONTENT_TYPE = b"application/grpc"
@@ -24,10 +25,12 @@ class Code(IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
 
 
 class Malformed(ValueError):
@@ -44,6 +47,8 @@ class Head:
     encoding: bytes = b"identity"
     refusal: tuple[Code, str] | None = None
     http_status: int = 200
+    #: Metadata that says who asks, and how: see `gateway._entrance`.
+    said: Said = NOTHING
 
 
 def head_of(headers: list[Header] | None) -> Head:
@@ -87,4 +92,4 @@ def head_of(headers: list[Header] | None) -> Head:
             message = f"The grpc-timeout {timeout[:40]!r} is not understood."
             return Head(path, refusal=(Code.INTERNAL, message))
         timeout_s = int(digits) * unit
-    return Head(path, timeout_s, found.get(b"grpc-encoding", b"identity"))
+    return Head(path, timeout_s, found.get(b"grpc-encoding", b"identity"), said=said_in(found))

@@ -9,6 +9,7 @@ from typing import Any
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from grpc_health.v1 import health_pb2  # type: ignore[import-untyped]
 
+from pressroom.gateway.grpc._call import Call
 from pressroom.gateway.grpc._calls import SMALL, Conversation, Refusal, by_coroutine
 from pressroom.gateway.grpc._door import Method
 from pressroom.gateway.grpc.inference_pb2 import POOL
@@ -30,8 +31,8 @@ class Health:
     def methods(self) -> dict[str, Method]:
         """Its methods by path."""
         return {
-            f"/{HEALTH}/Check": by_coroutine(self._check),
-            f"/{HEALTH}/Watch": Method(lambda call: Conversation(call, self._watch), SMALL),
+            f"/{HEALTH}/Check": by_coroutine(self._check, open=True),
+            f"/{HEALTH}/Watch": Method(lambda call: Conversation(call, self._watch), SMALL, open=True),
         }
 
     def _status(self, data: bytes) -> tuple[int, str]:
@@ -44,7 +45,7 @@ class Health:
             return int(known.SERVICE_UNKNOWN), service
         return int(known.SERVING if self._ready() else known.NOT_SERVING), service
 
-    async def _check(self, data: bytes) -> bytes:
+    async def _check(self, call: Call, data: bytes) -> bytes:
         status, service = self._status(data)
         if status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN:
             raise Refusal(Problem(404, f"there is no service {service[:80]!r}"))
@@ -80,7 +81,7 @@ class Reflection:
     def methods(self) -> dict[str, Method]:
         """Its methods by path. Both versions have the same messages on the wire; older clients ask for the first, newer
         ones for the second."""
-        method = Method(lambda call: Conversation(call, self._serve), SMALL)
+        method = Method(lambda call: Conversation(call, self._serve), SMALL, open=True)
         return {f"/{name}/ServerReflectionInfo": method for name in _REFLECTION}
 
     async def _serve(self, conversation: Conversation) -> None:

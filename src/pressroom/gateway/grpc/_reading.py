@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
@@ -11,6 +11,9 @@ from pressroom.gateway.protocols._v2_models import TEXT_INPUTS, Face, Faces
 from pressroom.gateway.protocols._v2_requests import Job, job, text_job
 from pressroom.gateway.protocols._v2_tensors import MOST_ELEMENTS, Invalid, Tensor, shortest, text_of_one
 from pressroom.gateway.routes import RouteTable
+
+if TYPE_CHECKING:
+    from pressroom.gateway.admission import Client
 
 _MOST_INPUTS = 64
 _ID_LIMIT = 1_024
@@ -46,17 +49,17 @@ def parsed(data: bytes) -> Any:
         raise Invalid("This is not a ModelInferRequest.") from None
 
 
-def face_of(faces: Faces, routes: RouteTable, name: str, version: str) -> Face:
+def face_of(faces: Faces, routes: RouteTable, name: str, version: str, client: Client) -> Face:
     """The model that is asked for.
 
     Raises:
-        Invalid: there is none, or not in this version.
+        Invalid: there is none, not in this version, or not for this client.
     """
     from pressroom.gateway._generation import no_model
 
     face = faces.of(name)
-    if face is None:
-        raise Invalid(no_model(routes, name).message, 404)
+    if face is None or not client.caller.may_ask(face.name):
+        raise Invalid(no_model(routes, name, client.caller).message, 404)
     if version:
         face.check_version(version)
     return face

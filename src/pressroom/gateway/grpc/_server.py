@@ -15,6 +15,7 @@ from pressroom.gateway.routes import RouteTable
 from pressroom.kernel import GatewaySettings, MissingDependencyError
 
 if TYPE_CHECKING:
+    from pressroom.gateway._entrance import Entrance
     from pressroom.gateway.grpc._door import Door
 
 _FEWEST_CONNECTIONS, _MOST_CONNECTIONS = 16, 1_024
@@ -59,11 +60,12 @@ async def open_grpc(
     port: int,
     ready: Callable[[], bool] | None = None,
     refused: Callable[[str, str, int], None] | None = None,
+    entrance: Entrance | None = None,
 ) -> GrpcServer:
     """Serve on `host`:`port` (0: any free port) until closed. Called on the event loop of the asker.
 
     `ready` says whether everything that should answer does (without it: whether every route is ready); `refused` is as
-    that of the REST door.
+    that of the REST door, and `entrance` finds who calls.
 
     Raises:
         MissingDependencyError: gRPC is not installed.
@@ -84,7 +86,12 @@ async def open_grpc(
     is_ready = ready if ready is not None else lambda: all(route.available for route in routes.all())
     service = Service(asker, routes, control, ready=is_ready, refused=refused)
     methods = {**service.methods(), **Health(is_ready, (NAME,)).methods(), **Reflection(NAME).methods()}
-    door = Door(methods, message_limit=settings.grpc_max_message_bytes, most_connections=_connections())
+    door = Door(
+        methods,
+        message_limit=settings.grpc_max_message_bytes,
+        most_connections=_connections(),
+        entrance=entrance,
+    )
     server = await asyncio.get_running_loop().create_server(door.connect, sock=bound, backlog=BACKLOG)
     return GrpcServer(server, door, bound.getsockname()[1])
 

@@ -13,8 +13,9 @@ from pressroom.gateway.grpc import _reading as reading
 from pressroom.gateway.grpc import _wire as wire
 from pressroom.gateway.grpc import inference_pb2 as messages
 from pressroom.gateway.grpc._call import Call
-from pressroom.gateway.grpc._calls import Refusal, Unary, by_coroutine, called, refuse
+from pressroom.gateway.grpc._calls import Refusal, Unary, by_coroutine, called
 from pressroom.gateway.grpc._door import Method
+from pressroom.gateway.grpc._refusing import refuse
 from pressroom.gateway.grpc._stream import Session
 from pressroom.gateway.problems import Problem
 from pressroom.gateway.protocols._v2_models import EXTENSIONS, Face, Faces
@@ -58,7 +59,9 @@ class Service:
             "RepositoryModelLoad": self._load,
             "RepositoryModelUnload": self._unload,
         }
-        found: dict[str, Method] = {f"/{NAME}/{name}": by_coroutine(method) for name, method in answered.items()}
+        found: dict[str, Method] = {
+            f"/{NAME}/{name}": by_coroutine(method, open=name.startswith("Server")) for name, method in answered.items()
+        }
         found[f"/{NAME}/ModelInfer"] = Method(lambda call: Unary(call, self._infer))
         found[f"/{NAME}/ModelStreamInfer"] = Method(self._stream)
         return found
@@ -69,7 +72,7 @@ class Service:
         name = ""
         try:
             request = reading.parsed(data)
-            face = reading.face_of(self._faces, self._routes, request.model_name, request.model_version)
+            face = reading.face_of(self._faces, self._routes, request.model_name, request.model_version, call.client)
             name = face.name
             job, raw = reading.read(request, face)
             if job.stream:
@@ -84,75 +87,79 @@ class Service:
             if isinstance(found, Problem):
                 refuse(call, found)
             else:
-                call.reply(wire.response(job, found, raw=raw))
+                call.reply(wire.response(job, found, raw=raw, route=whole.route))
 
-        return Whole(job, answered).ask(self._asker, _DOOR)
+        whole = Whole(job, answered)
+        return whole.ask(self._asker, _DOOR, call.client)
 
     def _stream(self, call: Call) -> Session:
         return Session(call, self._asker, self._routes, self._faces)
 
     # The server.
 
-    async def _server_live(self, data: bytes) -> bytes:
+    async def _server_live(self, call: Call, data: bytes) -> bytes:
         return _bytes(messages.ServerLiveResponse(live=True))
 
-    async def _server_ready(self, data: bytes) -> bytes:
+    async def _server_ready(self, call: Call, data: bytes) -> bytes:
         return _bytes(messages.ServerReadyResponse(ready=self._ready()))
 
-    async def _server_metadata(self, data: bytes) -> bytes:
+    async def _server_metadata(self, call: Call, data: bytes) -> bytes:
         return _bytes(
             messages.ServerMetadataResponse(name="pressroom", version=__version__, extensions=list(EXTENSIONS))
         )
 
     # One model.
 
-    async def _model_ready(self, data: bytes) -> bytes:
+    async def _model_ready(self, call: Call, data: bytes) -> bytes:
         request = _read(messages.ModelReadyRequest, data)
-        face = self._face(request.name, request.version)
+        face = self._face(call, request.name, request.version)
         return _bytes(messages.ModelReadyResponse(ready=face.route.available))
 
-    async def _model_metadata(self, data: bytes) -> bytes:
+    async def _model_metadata(self, call: Call, data: bytes) -> bytes:
         request = _read(messages.ModelMetadataRequest, data)
         control = self._control
-        if control is not None and self._faces.of(request.name) is None:
+        if control is not None and self._faces.of(request.name) is None and call.client.caller.may_ask(request.name):
             found = await called(self._threads, lambda: control.metadata(request.name))
             face = Face(found.as_route())
         else:
-            face = self._face(request.name, request.version)
+            face = self._face(call, request.name, request.version)
         return _bytes(messages.ModelMetadataResponse(**face.metadata()))
 
-    async def _model_config(self, data: bytes) -> bytes:
+    async def _model_config(self, call: Call, data: bytes) -> bytes:
         request = _read(messages.ModelConfigRequest, data)
-        face = self._face(request.name, request.version)
+        face = self._face(call, request.name, request.version)
         return _bytes(messages.ModelConfigResponse(config=messages.ModelConfig(**face.config())))
 
-    def _face(self, name: str, version: str) -> Face:
+    def _face(self, call: Call, name: str, version: str) -> Face:
         try:
-            return reading.face_of(self._faces, self._routes, name, version)
+            return reading.face_of(self._faces, self._routes, name, version, call.client)
         except Invalid as error:
             raise Refusal(Problem(error.status, error.message)) from None
 
     # The repository.
 
-    async def _index(self, data: bytes) -> bytes:
+    async def _index(self, call: Call, data: bytes) -> bytes:
         request = _read(messages.RepositoryIndexRequest, data)
         found: list[Servable] = (
             indexed(self._routes) if self._control is None else await called(self._threads, self._control.index)
         )
-        rows = [each.row() for each in found if each.ready or not request.ready]
+        may_ask = call.client.caller.may_ask
+        rows = [each.row() for each in found if may_ask(each.name) and (each.ready or not request.ready)]
         return _bytes(messages.RepositoryIndexResponse(models=rows))
 
-    async def _load(self, data: bytes) -> bytes:
+    async def _load(self, call: Call, data: bytes) -> bytes:
         request = _read(messages.RepositoryModelLoadRequest, data)
-        await self._change("load", request)
+        await self._change(call, "load", request)
         return _bytes(messages.RepositoryModelLoadResponse())
 
-    async def _unload(self, data: bytes) -> bytes:
+    async def _unload(self, call: Call, data: bytes) -> bytes:
         request = _read(messages.RepositoryModelUnloadRequest, data)
-        await self._change("unload", request)
+        await self._change(call, "unload", request)
         return _bytes(messages.RepositoryModelUnloadResponse())
 
-    async def _change(self, verb: str, request: Any) -> None:
+    async def _change(self, call: Call, verb: str, request: Any) -> None:
+        if not call.client.caller.admin:
+            raise Refusal(Problem(403, f"A key with the right 'admin' may {verb} models; this one may not."))
         for name, parameter in request.parameters.items():
             if name != "unload_dependents" or parameter.bool_param:
                 message = f"The parameter '{name[:80]}' of a {verb} is not understood; a model is served as deployed."

@@ -109,7 +109,9 @@ class Session:
         try:
             request = reading.parsed(data)
             id = request.id[:1024]
-            face = reading.face_of(self._faces, self._routes, request.model_name, request.model_version)
+            face = reading.face_of(
+                self._faces, self._routes, request.model_name, request.model_version, self._call.client
+            )
             job, raw = reading.read(request, face)
             whole = job.stream is False or job.embeds
             if whole:
@@ -128,19 +130,20 @@ class Session:
             self.send(
                 wire.refusal(found.message, job.id or "", face=job.face)
                 if isinstance(found, Problem)
-                else wire.last(job, found, raw=raw)
+                else wire.last(job, found, raw=raw, route=whole.route)
             )
             self.ended(key)
 
         self._running[key], self._sizes[key] = None, size
-        asked = Whole(job, done).ask(self._asker, _DOOR)
+        whole = Whole(job, done)
+        asked = whole.ask(self._asker, _DOOR, self._call.client)
         self.began(key, asked)
 
     def _ask_stream(self, job: Job, raw: bool, size: int) -> None:
         fields = job.streamed()
         receiver = _Streamed(self, job, raw)
         self._running[receiver], self._sizes[receiver] = None, size
-        asked = self._asker.ask(fields, job.endpoint, receiver, door=_DOOR)
+        asked = self._asker.ask(fields, job.endpoint, receiver, door=_DOOR, client=self._call.client)
         self.began(receiver, asked)
 
     # What the requests say.
@@ -172,7 +175,7 @@ class Session:
 class _Streamed:
     """The Receiver of one streamed answer."""
 
-    __slots__ = ("_job", "_over", "_raw", "_session", "_stream", "_wants_text")
+    __slots__ = ("_job", "_over", "_raw", "_route", "_session", "_stream", "_wants_text")
 
     def __init__(self, session: Session, job: Job, raw: bool) -> None:
         self._session = session
@@ -181,9 +184,11 @@ class _Streamed:
         self._wants_text = "text_output" in job.names
         self._stream = Stream()
         self._over = False
+        self._route: Route | None = None
 
     def whole(self, body: bytes, route: Route) -> None:
         """The engine answered in one piece after all."""
+        self._route = route
         found = answer(body)
         if isinstance(found, Problem):
             self.failed(found)
@@ -193,6 +198,7 @@ class _Streamed:
         self._finish(found._replace(text=""))
 
     def begin(self, route: Route) -> None:
+        self._route = route
         asked = self._session.running(self)
         if asked is not None:
             self._session.hold(asked)
@@ -221,7 +227,7 @@ class _Streamed:
             self._session.ended(self)
 
     def _finish(self, last: Answer) -> None:
-        data = wire.last(self._job, [last], raw=self._raw)
+        data = wire.last(self._job, [last], raw=self._raw, route=self._route)
         self._over = True
         self._session.send(data)
         self._session.ended(self)

@@ -7,11 +7,15 @@ what is written here with the real messages.
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 from pressroom.gateway.protocols._v2_answers import Answer, Embeddings
 from pressroom.gateway.protocols._v2_models import TEXT_OUTPUTS, Face
 from pressroom.gateway.protocols._v2_requests import Job
 from pressroom.gateway.protocols._v2_writing import packed_output
+
+if TYPE_CHECKING:
+    from pressroom.gateway.routes import Route
 
 # Field numbers of the published messages; all of these fields are length-delimited.
 _MODEL_NAME, _MODEL_VERSION, _ID, _PARAMETERS, _OUTPUTS, _RAW_OUTPUTS = 1, 2, 3, 4, 5, 6
@@ -43,14 +47,26 @@ def _flag(name: bytes, value: bool) -> bytes:
     return field(_PARAMETERS, field(1, name) + field(2, bytes((1 << 3, value))))
 
 
+def _source(route: Route | None) -> bytes:
+    """Which of several routes answered, and whether the answer was kept from before, as parameters."""
+    if route is None or not (route.branch or route.cache):
+        return b""
+    named = ((b"pressroom-route", route.branch), (b"pressroom-cache", route.cache))
+    return b"".join(
+        field(_PARAMETERS, field(1, name) + field(2, field(3, text.encode()))) for name, text in named if text
+    )
+
+
 _FINAL = {value: _flag(b"triton_final_response", value) for value in (False, True)}
 
 
-def response(job: Job, answers: list[Answer] | Embeddings, *, raw: bool) -> bytes:
-    """A ModelInferResponse with the outputs the job wants; `raw` puts their data into raw_output_contents."""
+def response(job: Job, answers: list[Answer] | Embeddings, *, raw: bool, route: Route | None = None) -> bytes:
+    """A ModelInferResponse with the outputs the job wants, from `route`; `raw` puts their data into
+    raw_output_contents."""
+    head = _head(job) + _source(route)
     if job.outputs is None and job.shape == [1] and not isinstance(answers, Embeddings):
-        return _head(job) + (_one_raw(answers[0]) if raw else _one_typed(answers[0]))
-    return _head(job) + _outputs(job, job.names, answers, raw=raw)
+        return head + (_one_raw(answers[0]) if raw else _one_typed(answers[0]))
+    return head + _outputs(job, job.names, answers, raw=raw)
 
 
 def piece(job: Job, text: str, *, raw: bool) -> bytes:
@@ -59,9 +75,10 @@ def piece(job: Job, text: str, *, raw: bool) -> bytes:
     return field(_INFER_RESPONSE, _head(job) + _FINAL[False] + outputs)
 
 
-def last(job: Job, answers: list[Answer] | Embeddings, *, raw: bool) -> bytes:
+def last(job: Job, answers: list[Answer] | Embeddings, *, raw: bool, route: Route | None = None) -> bytes:
     """A ModelStreamInferResponse that ends an answer."""
-    return field(_INFER_RESPONSE, _head(job) + _FINAL[True] + _outputs(job, job.names, answers, raw=raw))
+    head = _head(job) + _FINAL[True] + _source(route)
+    return field(_INFER_RESPONSE, head + _outputs(job, job.names, answers, raw=raw))
 
 
 def refusal(message: str, id: str, *, face: Face | None = None) -> bytes:

@@ -1,5 +1,52 @@
 """The ledger: one row a request, written before its client has the answer."""
 
-from pressroom.gateway.ledger.base import Counted, Ledger, Outcome, Row
+from __future__ import annotations
 
-__all__ = ["Counted", "Ledger", "Outcome", "Row"]
+from typing import TYPE_CHECKING
+
+from pressroom.gateway.ledger.base import Counted, Ledger, Opened, Outcome, Row
+from pressroom.kernel.lazy import lazily as _lazily
+
+if TYPE_CHECKING:
+    from pressroom.gateway.ledger._corrections import Corrected, correct
+    from pressroom.gateway.ledger._entries import Entry, Filter, LedgerState, Rows
+    from pressroom.gateway.ledger._export import export
+    from pressroom.gateway.ledger._ledger import JournalLedger, open_ledger
+    from pressroom.gateway.ledger._spending import Spent, spent
+
+__all__ = [
+    "Corrected",
+    "Counted",
+    "Entry",
+    "Filter",
+    "JournalLedger",
+    "Ledger",
+    "LedgerState",
+    "Opened",
+    "Outcome",
+    "Row",
+    "Rows",
+    "Spent",
+    "correct",
+    "export",
+    "open_ledger",
+    "spent",
+]
+
+# The tables need SQLAlchemy, which takes 0.13 s to import: loaded when used.
+__getattr__ = _lazily(
+    __name__,
+    {
+        "Corrected": "_corrections",
+        "Entry": "_entries",
+        "Filter": "_entries",
+        "JournalLedger": "_ledger",
+        "LedgerState": "_entries",
+        "Rows": "_entries",
+        "Spent": "_spending",
+        "correct": "_corrections",
+        "export": "_export",
+        "open_ledger": "_ledger",
+        "spent": "_spending",
+    },
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -27,8 +28,12 @@ class Counted(StrEnum):
 
 class Row:
     """One request. Times: `at` in seconds since the epoch, when it was admitted; `first_s` (0: none came) and `total_s`
-    in seconds since then. `user` is what the client calls its user. `prompt` and `answer` are there for what content is
-    kept, and for the language; the ledger keeps of them what its setting says and forgets the rest."""
+    in seconds since then. `user` is what the client calls its user; a keyed hash of it is written down.
+
+    `prompt` (the fields of the request) and `answer` (what an engine said: a JSON body, the events of a stream, or
+    plain text) are there for what content is kept, and for the language; the ledger takes of them what its setting says
+    and forgets the rest. Only with `content` other than `none` is `answer` looked at.
+    """
 
     __slots__ = (
         "answer", "at", "branch", "cache", "cached_tokens", "completion_tokens", "counted", "digest", "door", "engine",
@@ -72,13 +77,32 @@ class Row:
         self.answer: bytes = b""
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A request with a hold that began: as `Ledger.opened` was told."""
+
+    id: str
+    at: float
+    key: str
+    team: str
+    model: str
+    tokens: int
+    nano_usd: int
+
+
 class Ledger(ABC):
     """Rows in the order requests ended. Used on the event loop; nothing here waits for a disk or a database."""
 
+    @property
     @abstractmethod
-    def opened(self, id: str, at: float, key: str, model: str, tokens: int, nano_usd: int) -> bool:
-        """A request with a hold begins. False where it cannot be written down (the disk is full): it must not run where
-        money or a budget depends on it."""
+    def full(self) -> bool:
+        """Whether there is no room for more rows now."""
+
+    @abstractmethod
+    def opened(self, id: str, at: float, key: str, team: str, model: str, tokens: int, nano_usd: int) -> bool:
+        """A request with a hold begins; a row of the same `id` ends it. False where it cannot be written down (the disk
+        is full): it must not run where money or a budget depends on it. True: there is room for its row, too. Called
+        again for an `id`, it says what is held for that request now."""
 
     @abstractmethod
     def append(self, row: Row) -> bool:

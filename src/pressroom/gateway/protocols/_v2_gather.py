@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pressroom.gateway.asking import Asked, Asker, InOnePiece
 
 if TYPE_CHECKING:
+    from pressroom.gateway.admission import Client
     from pressroom.gateway.problems import Problem
     from pressroom.gateway.protocols._v2_requests import Job
     from pressroom.gateway.routes import Route
@@ -25,12 +26,16 @@ class Gathering(Asked):
         job: Job,
         *,
         door: str,
+        client: Client,
+        id: str,
         done: Callable[[list[bytes]], None],
         failed: Callable[[Problem], None],
     ) -> None:
         self._asker = asker
         self._job = job
         self._door = door
+        self._client = client
+        self._id = id
         self._done = done
         self._failed = failed
         self._bodies: list[bytes] = [b""] * len(job.fields)
@@ -48,7 +53,14 @@ class Gathering(Asked):
         while not self._over and self._next < len(self._job.fields) and len(self._running) < _AT_ONCE:
             place, self._next = self._next, self._next + 1
             self._running[place] = None
-            asked = self._asker.ask(self._job.fields[place], self._job.endpoint, _One(self, place), door=self._door)
+            asked = self._asker.ask(
+                self._job.fields[place],
+                self._job.endpoint,
+                _One(self, place),
+                door=self._door,
+                client=self._client,
+                id=f"{self._id}-{place}" if self._id else "",
+            )
             if place in self._running:
                 self._running[place] = asked
         self._starting = False

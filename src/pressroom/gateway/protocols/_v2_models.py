@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
+from pressroom.gateway._saying import said
 from pressroom.gateway.protocols._v2_tensors import Invalid
 from pressroom.gateway.routes import Route, RouteTable, Served
 
@@ -33,7 +33,6 @@ OPTIONAL_INPUTS = {
     "stream": "BOOL",
     "sampling_parameters": "BYTES",
 }
-_HEADER_SAFE = re.compile(r"[\x21-\x7e]{1,128}")
 #: What is spoken here beside the protocol itself.
 EXTENSIONS = ("generate", "binary_tensor_data", "model_repository", "model_repository(unload_dependents)", "parameters")
 
@@ -54,9 +53,7 @@ class Face:
         #: Name and version in the bytes of another protocol, made by the door that speaks it.
         self.wire = b""
         #: The header line that says which version answered.
-        self.headers = b""
-        if _HEADER_SAFE.fullmatch(route.digest):
-            self.headers = b"pressroom-version: %b\r\n" % route.digest.encode()
+        self.headers = said(route.digest, route.branch, route.cache)
 
     def check_version(self, version: str) -> None:
         """Raise Invalid where `version` is asked for and is not this one."""

@@ -36,9 +36,11 @@ class Said:
 
 
 class Door:
-    """Asks `model` at `url`; `grpc` is the address of the gRPC door, '' where there is none."""
+    """Asks `model` at `url`; `grpc` is the address of the gRPC door, '' where there is none, and `key` a secret that is
+    sent along ('' for none)."""
 
-    def __init__(self, url: str, model: str, *, grpc: str = "") -> None:
+    def __init__(self, url: str, model: str, *, grpc: str = "", key: str = "") -> None:
+        self._authorization = {"authorization": f"Bearer {key}"} if key else {}
         self.url = url
         self.model = model
         self.grpc = grpc
@@ -121,7 +123,7 @@ class Door:
                     request_serializer=pb.ModelInferRequest.SerializeToString,
                     response_deserializer=pb.ModelStreamInferResponse.FromString,
                 )
-                for response in call(iter([request]), timeout=_PATIENCE_S):
+                for response in call(iter([request]), timeout=_PATIENCE_S, metadata=list(self._authorization.items())):
                     if response.error_message:
                         raise Failed(f"ModelStreamInfer: {response.error_message}")
                     _take(said, response.infer_response)
@@ -131,7 +133,7 @@ class Door:
                     request_serializer=pb.ModelInferRequest.SerializeToString,
                     response_deserializer=pb.ModelInferResponse.FromString,
                 )
-                _take(said, unary(request, timeout=_PATIENCE_S))
+                _take(said, unary(request, timeout=_PATIENCE_S, metadata=list(self._authorization.items())))
         return said
 
     def _openai(self, path: str, body: dict[str, Any], *, stream: bool) -> Said:
@@ -154,7 +156,9 @@ class Door:
         parts = urlsplit(self.url)
         connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=_PATIENCE_S)
         try:
-            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            connection.request(
+                "POST", path, json.dumps(body), {"Content-Type": "application/json", **self._authorization}
+            )
             response = connection.getresponse()
             return response.status, response.read()
         finally:
