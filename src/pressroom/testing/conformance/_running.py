@@ -40,8 +40,8 @@ def conformance(
     """Run every check (or `only` some, by name) against `model` behind the gateway at `url`, in order.
 
     A model that embeds is asked only what such a one answers.
-    `grpc` is the address of the gRPC door; without it the checks of all doors leave that one out. `key` is the secret to
-    ask with ('' for none). An error of the connection or of Python within a check counts as failed.
+    `grpc` is the address of the gRPC door; without it the checks of all doors leave that one out. `key` is the secret
+    to ask with ('' for none). An error of the connection or of Python within a check counts as failed.
     """
     door = Door(url, model, grpc=grpc, key=key)
     wanted = set(only)
