@@ -58,9 +58,13 @@ def _filtered(command: Any) -> Any:
     return command
 
 
-@click.group(epilog="Example: press ledger list --since 12h --model smollm2")
-def ledger() -> None:
-    """The ledger: one row a request, with its tokens, its money and how it ended."""
+@click.group(invoke_without_command=True, epilog="Example: press ledger list --since 12h --model smollm2")
+@common
+@click.pass_context
+def ledger(context: click.Context, as_json: bool) -> None:
+    """The ledger: one row a request, with its tokens, its money and how it ended; alone, how much there is."""
+    if context.invoked_subcommand is None:
+        _print_state(as_json=as_json)
 
 
 @ledger.command("list", epilog="Example: press ledger list --key ci --since 2026-11-21 --outcome failed")
@@ -162,6 +166,10 @@ def forget(user: str, as_json: bool) -> None:
 @common
 def status(as_json: bool) -> None:
     """How much there is, what waits in journals, and who writes."""
+    _print_state(as_json=as_json)
+
+
+def _print_state(*, as_json: bool) -> None:
     from pressroom.gateway.ledger import Rows
     from pressroom.kernel import Workspace
 

@@ -55,7 +55,10 @@ class Capabilities:
     several: bool = False
     #: Whether the last event of every stream states its tokens; else they are asked for with `include_usage`.
     states_tokens: bool = False
-    #: Whether it ends a request whose client has closed its side with what that came to, and then closes its own.
+    #: Whether it says what a request came to that was cut. When the client shuts down its writing side while an answer
+    #: is under way, the engine stops and ends with its counts: a stream with a last event
+    #: `{"choices": [], "usage": {…}, "cut": true}` and `[DONE]`, a whole answer as status 200 with the same; then
+    #: it closes. Figures that are not the engine's own have `"estimated": true`. On a reset it only stops.
     says_counts: bool = False
 
 

@@ -11,8 +11,10 @@ from contextlib import suppress
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
-from pressroom.gateway._usage import counts_of, pieces_in
+from pressroom.gateway._counting import Count, countable
+from pressroom.gateway._usage import Counts, counts_of, pieces_in
 from pressroom.gateway.asking import Asked, Receiver
+from pressroom.gateway.ledger.base import Counted
 from pressroom.gateway.problems import Problem, server_error
 from pressroom.gateway.protocols._engine_errors import translated
 from pressroom.gateway.protocols.openai import CHAT, ENDPOINTS, Endpoint, beyond
@@ -43,7 +45,7 @@ _ODD = (ValueError, LookupError, TypeError, AttributeError)
 # An answer that is not streamed is moved to another engine only in its first moments (seconds).
 _YOUNG_S = 1.0
 # What an engine gets to say how far it came with a request that was cut.
-_LAST_WORDS_S = 1.0
+_LAST_WORDS_S, _WHOLE_S = 1.0, 60.0
 # One that waits is looked at more often than this.
 _LAST_CHANCE_S = 1.0
 # What a second try cannot make worse: the engine was not there, or it was lost with the answer.
@@ -398,7 +400,8 @@ class Generation(Call, Asked):
         if lane is not None and lane.route.capabilities.says_counts and house.upstream.half_close(self):
             # It stops, and says in a moment how far it came: what was made is paid for.
             self._ended = self._cut = True
-            get_running_loop().call_later(_LAST_WORDS_S, self._give_up)
+            # One that is not streamed is made to its end by some engines, who cannot be stopped then.
+            get_running_loop().call_later(_LAST_WORDS_S if self._first else _WHOLE_S, self._give_up)
             return
         reached = self.connection is not None
         house.upstream.cancel(self)
@@ -482,12 +485,25 @@ class Generation(Call, Asked):
             size=len(self._body),
             most=grant.most(lane.route.context),
             before=self._texts if self._streaming else None,
+            cut=self._cut,
         )
-        series.prompt_tokens += found.prompt
-        series.generation_tokens += found.completion
         if found.disputed:
             grant.row.verdicts.append("usage_disputed")
-        grant.leave(
+        if not (self._cut and found.counted is Counted.COUNTED and countable(lane, self._endpoint, self._fields)):
+            self._settle(status, lane, found, first_s)
+            return
+
+        def counted(prompt: int | None) -> None:
+            self._settle(status, lane, found if prompt is None else found._replace(prompt=prompt), first_s)
+
+        # Nobody waits for it any more: the prompt is counted by who read it.
+        Count(self._house.upstream, lane, self._endpoint, self._fields, counted)
+
+    def _settle(self, status: int, lane: Lane, found: Counts, first_s: float) -> None:
+        assert self._series is not None
+        self._series.prompt_tokens += found.prompt
+        self._series.generation_tokens += found.completion
+        self._grant.leave(
             status,
             lane.route,
             lane.price,

@@ -13,6 +13,8 @@ _KEPT = re.compile(rb'"cached_tokens"\s*:\s*(\d{1,12})')
 _CACHED = re.compile(rb'"cache_n"\s*:\s*(\d{1,12})')
 _READ = re.compile(rb'"prompt_n"\s*:\s*(\d{1,12})')
 _WRITTEN = re.compile(rb'"predicted_n"\s*:\s*(\d{1,12})')
+_CUT = re.compile(rb'"cut"\s*:\s*true')
+_ESTIMATED = re.compile(rb'"estimated"\s*:\s*true')
 _SPAN = 600
 #: A template's own tokens: no known one writes more of its own around a conversation than this and what is in it.
 TEMPLATE = 64
@@ -64,19 +66,24 @@ def pieces_in(data: bytes) -> int:
     return sum(map(data.count, _PIECES)) - sum(map(data.count, _EMPTY))
 
 
-def counts_of(answer: bytes, *, size: int, most: int, before: int | None) -> Counts:
+def counts_of(answer: bytes, *, size: int, most: int, before: int | None, cut: bool = False) -> Counts:
     """What a request came to.
 
     `answer` is a whole answer, or the end of a stream, and then `before` how many pieces of text came before that;
     `size` are the bytes that were sent to the engine, `most` the tokens that it might answer with at most (0: no bound
     was given). What an engine states is believed as long as it can be true: a prompt has no more tokens than bytes, an
-    answer no more than were asked for, and text is not made of no tokens.
+    answer no more than were asked for, and text is not made of no tokens. `cut` says that the client left: then an
+    engine may say how far it came.
     """
     stated = token_counts(answer)
     if stated is None:
         seen = before + pieces_in(answer) if before is not None else len(answer) // _BYTES_A_TOKEN
         return Counts(max(1, size // _BYTES_A_TOKEN), min(seen, most) if most else seen, 0, Counted.COUNTED)
     prompt, completion, cached = stated
+    if cut and _CUT.search(answer) is not None:
+        # It may have been cut before anything was read or written.
+        estimated = _ESTIMATED.search(answer) is not None
+        return Counts(prompt, completion, min(cached, prompt), Counted.COUNTED if estimated else Counted.STATED)
     if 0 < prompt <= size + TEMPLATE and completion > 0 and (not most or completion <= most):
         return Counts(prompt, completion, min(cached, prompt), Counted.STATED)
     if not prompt:

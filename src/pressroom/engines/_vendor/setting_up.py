@@ -66,6 +66,7 @@ def capabilities_of(described: Mapping[str, Any], options: Options) -> dict[str,
     """What the model can do: what its protocol can, unless the description says otherwise."""
     can = {
         **_PROTOCOLS[described["protocol"]].capabilities,
+        "says_counts": True,
         "completions": options.completions != "off",
         # Several prompts are one request only where the vendor has completions of its own.
         "several": options.completions == "native",

@@ -44,7 +44,8 @@ _OPTIONS: Known = {
 class Backend(ProcessEngine):
     """One llama.cpp server in a process of its own."""
 
-    capabilities = Capabilities(logprobs=True, json_schema=True)
+    # Of a whole answer that is cut it says all or nothing, of a stream that is cut nothing more.
+    capabilities = Capabilities(logprobs=True, json_schema=True, states_tokens=True, says_counts=True)
     formats = ("gguf",)
     rank = 10
     options = _OPTIONS
@@ -88,7 +89,13 @@ def main() -> None:
         host=host,
         port=int(port),
         context=context,
-        capabilities={"logprobs": True, "json_schema": True, "tools": tools},
+        capabilities={
+            "logprobs": True,
+            "json_schema": True,
+            "tools": tools,
+            "states_tokens": True,
+            "says_counts": True,
+        },
         version=f"xllamacpp {xllamacpp.__version__}",
         slots=params.n_parallel,
         threads=params.cpuparams.n_threads,

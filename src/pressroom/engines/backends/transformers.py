@@ -29,7 +29,7 @@ class Backend(ProcessEngine):
     """One model in a process of its own. What it can do depends on the model, and is in the endpoint."""
 
     capabilities = Capabilities(
-        logprobs=True, several=True, embeddings=True, json_schema=_CONSTRAINED, tools=_CONSTRAINED
+        logprobs=True, several=True, embeddings=True, json_schema=_CONSTRAINED, tools=_CONSTRAINED, says_counts=True
     )
     formats = ("safetensors",)
     rank = 30
@@ -72,6 +72,7 @@ def main() -> None:
         json_schema=served is not None and served.grammars is not None,
         tools=served is not None and served.tools,
         several=served is not None,
+        says_counts=served is not None,
     )
     child.ready(
         host="127.0.0.1",

@@ -34,7 +34,7 @@ _DESCRIPTION = "endpoint.json"
 class Backend(ProcessEngine):
     """A vendor's model. What exactly it can do is in the endpoint: protocol and description say it."""
 
-    capabilities = Capabilities(tools=True)
+    capabilities = Capabilities(tools=True, says_counts=True)
     formats = ("remote",)
     requires = ("aiohttp", "orjson", "uvloop")
     extra = "vendors"

@@ -42,19 +42,29 @@ _AGAIN_S = 0.1
 
 _KINDS: tuple[type[Any], ...] = (Hello, Ask, Report, Welcome, Answer, Recall, Seen)
 _NAMES = {kind: kind.__name__.lower() for kind in _KINDS}
-_BY_NAME = {name: kind for kind, name in _NAMES.items()}
+#: What the lists of `packed` begin with.
+KINDS = frozenset(_NAMES.values())
+
+
+def packed(message: FromWorker | FromOwner) -> list[Any]:
+    """A message as a list for JSON, its kind first."""
+    kind = type(message)
+    return [_NAMES[kind], *(_plain(getattr(message, field.name)) for field in fields(kind))]
 
 
 def encode(message: FromWorker | FromOwner) -> bytes:
     """A message with its length before it."""
-    kind = type(message)
-    body = orjson.dumps([_NAMES[kind], *(_plain(getattr(message, field.name)) for field in fields(kind))])
+    body = orjson.dumps(packed(message))
     return len(body).to_bytes(_LENGTH, "big") + body
 
 
 def decode(body: bytes) -> FromWorker | FromOwner:
     """The message of these bytes, without the length. Raises ValueError where it is none."""
-    found = orjson.loads(body)
+    return unpacked(orjson.loads(body))
+
+
+def unpacked(found: Any) -> FromWorker | FromOwner:
+    """The message that `packed` made a list of. Raises ValueError where it is none."""
     try:
         name, *values = found
         return _READ[name](*values)
