@@ -48,8 +48,11 @@ class Bookkeeping:
         *,
         overrides: Callable[[Route], Mapping[str, Any] | None] = lambda route: None,
     ) -> None:
+        from pressroom.registry import Registry
+
         settings = workspace.settings
-        self._workspace = workspace
+        # Made once: whoever makes one looks after its tables, and would wait for a database that is locked.
+        self._registry = Registry(workspace)
         self._overrides = overrides
         self._prices = Prices(workspace)
         self._price_state = self._prices.state()
@@ -88,15 +91,13 @@ class Bookkeeping:
 
     def price(self, route: Route) -> Price | None:
         """What the tokens of a route cost; None where nobody knows. Reads the database: for a change of routes."""
-        from pressroom.registry import Registry
-
         override = self._overrides(route)
         metadata: Mapping[str, Any] = {}
         try:
             wanted = Ref.parse(route.ref)
             if route.digest:
                 wanted = Ref(wanted.name, wanted.version, route.digest)
-            metadata = Registry(self._workspace).get(wanted).metadata
+            metadata = self._registry.get(wanted).metadata
         except NotFoundError:
             if route.elsewhere and override is None:
                 return None  # a vendor is never free for want of a version
