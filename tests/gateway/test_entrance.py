@@ -12,6 +12,7 @@ import pytest
 
 from pressroom.gateway import Books
 from pressroom.gateway.access import Access
+from pressroom.gateway.cache import CachePolicy
 from pressroom.gateway.grpc import inference_pb2 as messages
 from pressroom.gateway.money import Accounts
 from pressroom.kernel import Keys, Workspace
@@ -158,6 +159,26 @@ def test_the_limits_of_a_key_hold(guarded: Guarded) -> None:
     _, headers, answer = found[-1]
     assert answer["error"]["code"] == "rate_limit_exceeded"
     assert 0 < int(headers["retry-after"]) <= 60
+
+
+@pytest.mark.parametrize(("across", "shared"), [(False, ""), ("team", "team"), (True, "all")])
+def test_what_is_kept_for_one_key_is_given_to_another_only_where_that_is_said(
+    guarded: Guarded, echo: Callable[..., Any], across: bool | str, shared: str
+) -> None:
+    a, b = guarded.key("a", "ask", team="press"), guarded.key("b", "ask", team="press")
+    c = guarded.key("c", "ask", team="bindery")
+    cache = CachePolicy.parse({"exact": True, "across_keys": across})
+    guarded.gateway.routes.put("m", [route_to(echo(tokens=3).port)], cache=cache)
+
+    def kept(key: str) -> bool:
+        status, headers, _ = guarded.post("/v1/chat/completions", chat(temperature=0), key)
+        assert status == 200
+        return headers.get("pressroom-cache") == "exact"
+
+    assert not kept(a)
+    assert kept(a)
+    assert kept(b) is (shared in ("team", "all"))
+    assert kept(c) is (shared == "all")
 
 
 def test_a_tag_is_written_down_and_must_be_one(guarded: Guarded) -> None:
