@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pressroom.cost import BEAT_S, Powered, Price, PriceError, Prices
 from pressroom.gateway._grant import Books
 from pressroom.gateway.access import Access
-from pressroom.gateway.ledger import open_ledger
+from pressroom.gateway.ledger import corrections, newest_correction, open_ledger
 from pressroom.gateway.money import Accounts, Budgets
 from pressroom.kernel import Keys, NotFoundError, PressroomError, Ref, Workspace, this_machine
 
@@ -51,6 +52,7 @@ class Bookkeeping:
         from pressroom.registry import Registry
 
         settings = workspace.settings
+        self._workspace = workspace
         # Made once: whoever makes one looks after its tables, and would wait for a database that is locked.
         self._registry = Registry(workspace)
         self._overrides = overrides
@@ -64,7 +66,10 @@ class Bookkeeping:
         lost = self.ledger.recover()
         self._changes = self._budgets.changes()
         self.treasury = Accounts(self._budgets.list())
-        self.treasury.load(self._budgets.spending())
+        self._corrected = -1
+        while self._corrected != (newest := newest_correction(workspace)):
+            self._corrected = newest  # one that is made meanwhile is in the sums, or is not
+            self.treasury.load(self._budgets.spending())
         for one in lost:
             left = _LOST_HOLD_S - (time.time() - one.at)
             if left > 0:
@@ -150,6 +155,9 @@ class Bookkeeping:
             budgets = self._budgets.list()
             self._on_loop(lambda: self.treasury.renew(budgets))
             self._changes = changes
+        for one in corrections(self._workspace, after=self._corrected):
+            self._on_loop(partial(self.treasury.adjust, one.key, one.team, one.model, at=one.at, nano_usd=one.nano_usd))
+            self._corrected = one.number
         state = self._prices.state()
         if state != self._price_state:
             assert self._routes is not None

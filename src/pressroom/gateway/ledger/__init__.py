@@ -8,7 +8,13 @@ from pressroom.gateway.ledger.base import Counted, Ledger, Opened, Outcome, Row
 from pressroom.kernel.lazy import lazily as _lazily
 
 if TYPE_CHECKING:
-    from pressroom.gateway.ledger._corrections import Corrected, correct
+    from pressroom.gateway.ledger._corrections import (
+        Corrected,
+        Difference,
+        correct,
+        corrections,
+        newest_correction,
+    )
     from pressroom.gateway.ledger._entries import Entry, Filter, LedgerState, Rows
     from pressroom.gateway.ledger._export import export
     from pressroom.gateway.ledger._ledger import JournalLedger, open_ledger
@@ -17,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Corrected",
     "Counted",
+    "Difference",
     "Entry",
     "Filter",
     "JournalLedger",
@@ -28,7 +35,9 @@ __all__ = [
     "Rows",
     "Spent",
     "correct",
+    "corrections",
     "export",
+    "newest_correction",
     "open_ledger",
     "spent",
 ]
@@ -44,7 +53,10 @@ __getattr__ = _lazily(
         "LedgerState": "_entries",
         "Rows": "_entries",
         "Spent": "_spending",
+        "Difference": "_corrections",
         "correct": "_corrections",
+        "corrections": "_corrections",
+        "newest_correction": "_corrections",
         "export": "_export",
         "open_ledger": "_ledger",
         "spent": "_spending",

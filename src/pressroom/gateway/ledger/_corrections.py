@@ -85,6 +85,37 @@ def correct(workspace: Workspace, costs: Mapping[str, int]) -> Corrected:
     return Corrected(rows=rows, unchanged=unchanged, unknown=tuple(unknown), nano_usd=money)
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What a correction changed: row `number` of the ledger, about a request of that moment."""
+
+    number: int
+    at: float
+    key: str
+    team: str
+    model: str
+    nano_usd: int
+
+
+def corrections(workspace: Workspace, *, after: int) -> list[Difference]:
+    """The corrections since the row of this number, in the order they were made."""
+    known = ledger.c
+    query = (
+        sa.select(known.number, known.at, known.key, known.team, known.model, known.nano_usd)
+        .where(known.corrects.is_not(None), known.number > after)
+        .order_by(known.number)
+    )
+    with workspace.database.reading() as connection:
+        return [Difference(*row) for row in connection.execute(query)]
+
+
+def newest_correction(workspace: Workspace) -> int:
+    """The number of the last correction; 0 where there is none."""
+    query = sa.select(sa.func.max(ledger.c.number)).where(ledger.c.corrects.is_not(None))
+    with workspace.database.reading() as connection:
+        return int(connection.execute(query).scalar_one() or 0)
+
+
 _LOCK = 0x4C656467
 
 
