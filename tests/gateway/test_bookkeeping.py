@@ -12,7 +12,6 @@ import pytest
 
 from pressroom.cost import Price, Prices
 from pressroom.deploy import Deployments, Phase, Server, wait_until
-from pressroom.gateway._usage import TEMPLATE
 from pressroom.gateway.ledger import Rows, correct
 from pressroom.gateway.money import Budget, Budgets, Period, Scope, Unit
 from pressroom.kernel import Workspace
@@ -21,8 +20,8 @@ from .engines_and_clients import until
 
 MILLION = 10**6
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}).encode()
-# What is set aside for one: every byte may be a token, and so may the template's own.
-BOUND = len(BODY) + TEMPLATE + 5
+# What one comes to: the echo counts words.
+TOKENS = 1 + 5
 
 
 def budget(amount: int, unit: Unit = Unit.TOKENS) -> Budget:
@@ -102,7 +101,7 @@ def test_a_wrong_price_that_is_put_right_gives_the_budget_back(running: Running)
 def test_what_was_spent_before_a_start_counts_after_it(tmp_path: Path) -> None:
     first = Running(tmp_path)
     assert [first.ask() for _ in range(5)] == [200] * 5
-    first.budgets.set(budget(BOUND + 5))
+    first.budgets.set(budget(6 * TOKENS - 1))
     first.close()
     again = Running(tmp_path)
     try:

@@ -112,4 +112,6 @@ def _plain(prompt: str) -> dict[str, Any]:
 _ENGINES: dict[str, Callable[[str], dict[str, Any]]] = {
     "llamacpp": _llamacpp,
     "vllm": _plain,
+    "transformers": _plain,
+    "echo": _plain,
 }

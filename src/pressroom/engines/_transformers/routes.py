@@ -20,7 +20,7 @@ from pressroom.engines._transformers.server import Connection
 
 _log = logging.getLogger(__name__)
 
-_POSTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+_POSTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize")
 _GETS = ("/health", "/v1/models")
 # Bytes of requests that have come and are not read yet.
 _MOST_UNREAD = 256 << 20
@@ -133,6 +133,7 @@ class TextRoutes(Routes):
         self._reader = Reader()
         self._loop = asyncio.get_running_loop()
         self._requests: dict[Answer, Request] = {}
+        self.posts["/tokenize"] = self._count
         self.posts["/v1/completions"] = lambda body, connection: self._ask(body, connection, chat=False)
         if served.template is not None:
             self.posts["/v1/chat/completions"] = lambda body, connection: self._ask(body, connection, chat=True)
@@ -145,6 +146,15 @@ class TextRoutes(Routes):
             return Request(asked, self._served, self._scheduler, connection)
 
         self._reader.read(body, understand, connection, lambda request: self._begin(request, connection))
+
+    def _count(self, body: bytes, connection: Connection) -> None:
+        """How many tokens the prompt of a request has, as vLLM's server says it."""
+
+        def understand(fields: Any) -> int:
+            chat = type(fields) is dict and "messages" in fields
+            return sum(len(prompt) for prompt in read(fields, self._served, chat=chat).prompts)
+
+        self._reader.read(body, understand, connection, lambda count: connection.answer(200, {"count": count}))
 
     def _begin(self, request: Request, connection: Connection) -> None:
         connection.expect(request)

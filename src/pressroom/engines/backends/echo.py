@@ -14,12 +14,12 @@ word, also where nobody heard of them.
 from __future__ import annotations
 
 import asyncio
-import functools
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+from pressroom.engines import _echo_answers as answers
 from pressroom.engines import child
 from pressroom.engines.base import Capabilities
 from pressroom.engines.options import Known, Option, number, whole, wrong_option
@@ -116,7 +116,7 @@ class _Work:
         kind = ("chat.completion" if self.chat else "text_completion") + (".chunk" if self.chat and self.stream else "")
         return orjson.dumps({
             "choices": [], "created": int(time.time()), "id": "chatcmpl-echo" if self.chat else "cmpl-echo",
-            "model": self.model, "object": kind, "usage": _counts(self.prompt, said), "cut": True,
+            "model": self.model, "object": kind, "usage": answers.counts(self.prompt, said), "cut": True,
         })  # fmt: skip
 
 
@@ -156,7 +156,9 @@ class _Connection(asyncio.Protocol):
         body = work.cut(said)
         if work.stream:
             head = b"" if begun else _head(200, None, b"Connection: close\r\n")
-            self._write(head + _framed(b"data: " + body + b"\n\n") + _framed(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+            self._write(
+                head + answers.framed(b"data: " + body + b"\n\n") + answers.framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+            )
         else:
             self._write(_head(200, len(body), b"Connection: close\r\n") + body)
         self._transport.close()
@@ -207,6 +209,8 @@ class _Connection(asyncio.Protocol):
             self._complete(chat=True)
         elif self._path == b"/v1/completions":
             self._complete(chat=False)
+        elif self._path == b"/tokenize":
+            self._count()
         elif self._path == b"/health":
             counts = {name: getattr(server, name) for name in ("requests", "cancelled", "active", "opened")}
             self._answer(200, {"status": "ok", **counts})
@@ -217,6 +221,19 @@ class _Connection(asyncio.Protocol):
             self._answer(200, {"object": "list", "data": [{"id": server.name, "object": "model", "owned_by": "echo"}]})
         else:
             self._answer(404, _error(404, "File Not Found", "not_found_error"))
+
+    def _count(self) -> None:
+        """How many tokens a prompt has, as vLLM's server says it."""
+        import orjson
+
+        try:
+            asked = orjson.loads(self._body)
+            said = (
+                [_text_of(each["content"]) for each in asked["messages"]] if "messages" in asked else [asked["prompt"]]
+            )
+            self._answer(200, {"count": sum(len(text.split()) for text in said)})
+        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            self._answer(400, _error(400, f"not a prompt this echo understands: {error!r}", "invalid_request_error"))
 
     def _complete(self, *, chat: bool) -> None:
         import orjson
@@ -253,10 +270,10 @@ class _Connection(asyncio.Protocol):
         server.prompt_tokens += prompt
         self._work = _Work(prompt, len(words), server.name, chat=chat, stream=stream)
         if stream:
-            frames = _frames(words, finish, server.name, prompt, chat, bool(usage))
+            frames = answers.frames(words, finish, server.name, prompt, chat, bool(usage))
             self._later(server.first_delay_s, lambda: self._begin(frames))
         else:
-            body = _whole(words, finish, server.name, prompt, chat)
+            body = answers.whole(words, finish, server.name, prompt, chat)
             delay = server.first_delay_s + server.delay_s * len(words)
             self._later(delay, lambda: self._finish(_head(200, len(body), self._keep_alive()) + body))
 
@@ -349,69 +366,6 @@ def _head(status: int, length: int | None, last: bytes) -> bytes:
     else:
         body = b"Content-Type: application/json; charset=utf-8\r\nContent-Length: %d\r\n" % length
     return b"HTTP/1.1 %b\r\nServer: echo\r\n%b%b\r\n" % (lines[status], body, last)
-
-
-def _counts(prompt: int, said: int) -> dict[str, Any]:
-    usage = {"prompt_tokens": prompt, "completion_tokens": said, "total_tokens": prompt + said}
-    return {**usage, "prompt_tokens_details": {"cached_tokens": 0}}
-
-
-def _timings(prompt: int, said: int) -> dict[str, Any]:
-    return {"cache_n": 0, "prompt_n": prompt, "predicted_n": said}
-
-
-@functools.lru_cache(maxsize=32)
-def _whole(words: tuple[str, ...], finish: str, model: str, prompt: int, chat: bool) -> bytes:
-    """An answer that is not streamed."""
-    import orjson
-
-    text = " ".join(words)
-    choice = {"message": {"role": "assistant", "content": text}} if chat else {"text": text, "logprobs": None}
-    return orjson.dumps({
-        "choices": [{"finish_reason": finish, "index": 0, **choice}],
-        "created": int(time.time()),
-        "model": model,
-        "object": "chat.completion" if chat else "text_completion",
-        "usage": _counts(prompt, len(words)),
-        "id": "chatcmpl-echo" if chat else "cmpl-echo",
-        "timings": _timings(prompt, len(words)),
-    })  # fmt: skip
-
-
-@functools.lru_cache(maxsize=32)
-def _frames(words: tuple[str, ...], finish: str, model: str, prompt: int, chat: bool, usage: bool) -> tuple[bytes, ...]:
-    """The chunks of a streamed answer, framed: each event a chunk, as llama.cpp sends them, and the empty one."""
-    import orjson
-
-    base = {
-        "created": int(time.time()),
-        "id": "chatcmpl-echo" if chat else "cmpl-echo",
-        "model": model,
-        "object": "chat.completion.chunk" if chat else "text_completion",
-    }
-
-    def event(piece: dict[str, Any], reason: str | None = None, **more: Any) -> bytes:
-        choice = {
-            "finish_reason": reason,
-            "index": 0,
-            **({"delta": piece} if chat else {"text": piece.get("content", "")}),
-        }
-        return b"data: " + orjson.dumps({"choices": [choice], **base, **more}) + b"\n\n"
-
-    timings = _timings(prompt, len(words))
-    events = [event({"role": "assistant", "content": None})] if chat else []
-    events += [event({"content": word if n == 0 else f" {word}"}) for n, word in enumerate(words)]
-    events.append(event({}, finish, timings=timings))
-    if usage:
-        counts: dict[str, Any] = {"choices": [], **base, "usage": _counts(prompt, len(words)), "timings": timings}
-        events.append(b"data: " + orjson.dumps(counts) + b"\n\n")
-    events.append(b"data: [DONE]\n\n")
-    return (*map(_framed, events), b"0\r\n\r\n")
-
-
-def _framed(data: bytes) -> bytes:
-    """A chunk of a body."""
-    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def main() -> None:
