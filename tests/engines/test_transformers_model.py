@@ -216,7 +216,8 @@ def test_who_leaves_makes_room(llama: tuple[Model, Served]) -> None:
     behind = running.submit([5, 6, 8], max_tokens=3)
     running.scheduler.cancel(endless)
     assert running.wait(behind) == _alone(model, [5, 6, 8], 3)
-    assert not running.finished[endless].is_set()
+    assert running.finished[endless].wait(60)
+    assert running.pieces[endless].finish == "cancelled"
 
 
 def test_a_paused_answer_gives_its_place_and_goes_on(llama: tuple[Model, Served]) -> None:
@@ -278,7 +279,7 @@ def test_too_many_are_refused(llama: tuple[Model, Served], monkeypatch: pytest.M
     answers = [Answer(_Running.asked(_Asker(served), [5]), served, [5], 0) for _ in range(3)]
     assert not scheduler.submit(answers)
     assert scheduler.submit(answers[:2])
-    assert scheduler.counts == {"running": 0, "waiting": 2, "cached_bytes": 0}
+    assert scheduler.counts["waiting"] == 2 and scheduler.counts["running"] == 0
 
 
 class _Asker(_Running):
