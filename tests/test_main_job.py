@@ -234,10 +234,10 @@ def test_killed_at_random_moments(tmp_path: Path, environment: dict[str, str]) -
     whole.mkdir()
     began = time.monotonic()
     finished(up(whole, environment, "--once"))
-    takes = min(time.monotonic() - began, 15.0)  # on a machine that does other work, too, it must have an end
+    takes = min(time.monotonic() - began, 10.0)  # on a machine that does other work, too, it must have an end
 
-    # With each round ten kills; twenty here, because each takes seconds. KILL_ROUNDS=5 is what is promised.
-    for round_number in range(int(os.environ.get("KILL_ROUNDS", "2"))):
+    # With each round ten kills; ten here, because each takes seconds. KILL_ROUNDS=5 is what is promised.
+    for round_number in range(int(os.environ.get("KILL_ROUNDS", "1"))):
         root = tmp_path / f"round-{round_number}"
         root.mkdir()
         for _ in range(10):
