@@ -25,6 +25,7 @@ from pressroom.kernel import DeployError, NotFoundError, PressroomError, Workspa
 
 if TYPE_CHECKING:
     from pressroom.gateway import Bookkeeping, Gateway, Route
+    from pressroom.gateway.workers import SharedTable
 
 _INFO = "server.json"
 # A detached server opens its gateway in well under a second; imports on a busy machine take longer.
@@ -63,13 +64,16 @@ class Server:
         from pressroom.deploy.reconciler import Reconciler
         from pressroom.deploy.survey import Surveyor
         from pressroom.gateway import RouteTable
+        from pressroom.gateway.workers import SharedTable
 
         gateway = workspace.settings.gateway
         self._workspace = workspace
         self._host = gateway.host if host is None else host
         self._port = gateway.port if port is None else port
         cluster = plugins.load("pressroom.deploy.backends", "pressroom.deploy", "local")(workspace)
-        self._routes = RouteTable()
+        #: The processes that answer; 1: this one.
+        self._count = gateway.workers
+        self._routes = SharedTable() if self._count > 1 else RouteTable()
         deployments = self._deployments = Deployments(workspace)
         self._surveyor = Surveyor(deployments, workspace)
         self._reconciler = Reconciler(
@@ -145,8 +149,10 @@ class Server:
         from pressroom.deploy.control import Control
         from pressroom.gateway import Bookkeeping, Gateway
         from pressroom.gateway.batches import BatchDoor
+        from pressroom.gateway.workers import wait_for_orphans
         from pressroom.registry.hub import Hub
 
+        wait_for_orphans(self._workspace)
         self._bookkeeping = self._held.enter_context(closing(Bookkeeping(self._workspace, overrides=self._price_said)))
         self._routes.pricing = self._bookkeeping.price
         access = self._bookkeeping.access
@@ -185,11 +191,15 @@ class Server:
 
     async def _serve(self) -> None:
         from pressroom.gateway import serve
+        from pressroom.gateway.workers import SharedTable
 
         assert self._gateway is not None and self._bookkeeping is not None
         self._loop = asyncio.get_running_loop()
         self._bookkeeping.start(self._routes)
         self._stop_gateway = asyncio.Event()
+        if isinstance(self._routes, SharedTable):
+            await self._serve_with_workers(self._gateway, self._bookkeeping, self._routes, self._stop_gateway)
+            return
         await serve(
             self._gateway,
             host=self._host,
@@ -199,6 +209,34 @@ class Server:
             started=self._started,
             grpc_started=self._grpc_started,
             stop=self._stop_gateway,
+        )
+
+    async def _serve_with_workers(
+        self, gateway: Gateway, books: Bookkeeping, routes: SharedTable, stop: asyncio.Event
+    ) -> None:
+        from pressroom.gateway.workers import Workers, serve_with_workers
+
+        workers = Workers(
+            self._workspace,
+            routes,
+            books.treasury,
+            count=self._count,
+            ready=self._reconciler.ready,
+            budgets=books.budgets,
+            control="pressroom.deploy.control:Control",
+        )
+        books.renewed = workers.renew
+        gateway.metrics.joined = workers.figures.joined
+        await serve_with_workers(
+            gateway,
+            workers,
+            host=self._host,
+            port=self._port,
+            grpc_port=self._grpc_port(),
+            drain_s=self._workspace.settings.gateway.drain_s,
+            started=self._started,
+            grpc_started=self._grpc_started,
+            stop=stop,
         )
 
     def _grpc_port(self) -> int | None:

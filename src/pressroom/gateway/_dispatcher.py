@@ -153,15 +153,24 @@ class Dispatcher:
 
     def _give(self, hit: Hit, receiver: Receiver, grant: Grant) -> Asked:
         """Answer with what was kept. It takes a request of the rate, and nothing else."""
-        if self._books.content:
-            grant.row.answer = hit.body()
-        refused = grant.hit(hit.route, hit.kind)
-        self._house.refused(grant.row.model, grant.row.door, 200 if refused is None else refused.problem.status)
-        if refused is None:
+
+        def go(refused: Refused | None) -> Asked:
+            self._house.refused(grant.row.model, grant.row.door, 200 if refused is None else refused.problem.status)
+            if refused is not None:
+                receiver.failed(refused.problem)
+                return _NOBODY
+            if self._books.content:
+                grant.row.answer = hit.body()
+            grant.hit(hit.route, hit.kind)
             hit.give(receiver)
-        else:
-            receiver.failed(refused.problem)
-        return _NOBODY
+            return _NOBODY
+
+        found = grant.cover_hit()
+        if not isinstance(found, Pending):
+            return go(found)
+        later = Later(found.cancel)
+        found.wait(lambda held: later.became(go(grant.held(held))))
+        return later
 
     def _ask_and_keep(
         self,

@@ -158,19 +158,30 @@ class Grant:
             return True
         return ledger.opened(row.id, row.at, row.key, row.team, row.model, hold.tokens, hold.nano_usd)
 
-    def hit(self, route: Route, kind: str) -> Refused | None:
-        """It is answered with what was kept: that takes one request of the rate, no tokens and no money."""
+    def cover_hit(self) -> Refused | Pending | None:
+        """It is to be answered with what was kept: that takes one request of the rate, no tokens and no money."""
         treasury, row = self._books.treasury, self.row
-        if treasury is not None:
-            found = treasury.admit(self.client.caller, row.model, tokens=0, nano_usd=0, request_id=row.id, at=row.at)
-            if isinstance(found, Refused):
-                return found
-            if isinstance(found, Hold):
-                self._hold = found
+        if treasury is None:
+            return None
+        found = treasury.admit(self.client.caller, row.model, tokens=0, nano_usd=0, request_id=row.id, at=row.at)
+        if isinstance(found, Hold):
+            self._hold = found
+            return None
+        return found
+
+    def held(self, found: Hold | Refused) -> Refused | None:
+        """What a Pending of `cover_hit` gave."""
+        if isinstance(found, Refused):
+            return found
+        self._hold = found
+        return None
+
+    def hit(self, route: Route, kind: str) -> None:
+        """It is answered with what was kept."""
+        row = self.row
         row.cache, row.status = kind, 200
         row.branch, row.ref, row.digest, row.engine = route.branch, route.ref, route.digest, route.engine
         self._close()
-        return None
 
     def usage(self) -> dict[str, Any]:
         """What it came to, as an answer says it."""

@@ -35,6 +35,8 @@ from pressroom.kernel import GatewaySettings
 from pressroom.registry.hub.base import PATHS, HubService
 
 if TYPE_CHECKING:
+    import socket
+
     from pressroom.gateway.access import Access
     from pressroom.gateway.batches import BatchDoor
     from pressroom.gateway.control import ModelControl
@@ -123,8 +125,8 @@ class Gateway:
         if self._batches is not None and url:
             self._batches.bound_to(url)
 
-    async def open_grpc(self, host: str, port: int) -> GrpcServer:
-        """Open the gRPC door on `host`:`port` (0: any free one).
+    async def open_grpc(self, host: str, port: int, *, bound: socket.socket | None = None) -> GrpcServer:
+        """Open the gRPC door on `host`:`port` (0: any free one), or on a socket that is `bound` already.
 
         Raises:
             MissingDependencyError: gRPC is not installed.
@@ -142,6 +144,7 @@ class Gateway:
             ready=self._ready,
             refused=self._count,
             entrance=self._entrance,
+            bound=bound,
         )
 
     @property

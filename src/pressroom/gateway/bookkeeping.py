@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from pressroom.gateway.money import Accounts, Budgets
 from pressroom.kernel import Keys, NotFoundError, PressroomError, Ref, Workspace, this_machine
 
 if TYPE_CHECKING:
+    from pressroom.gateway.money import Budget
     from pressroom.gateway.routes import Route, RouteTable
 
 _log = logging.getLogger(__name__)
@@ -65,7 +66,10 @@ class Bookkeeping:
         self.ledger = open_ledger(workspace)
         lost = self.ledger.recover()
         self._changes = self._budgets.changes()
-        self.treasury = Accounts(self._budgets.list())
+        #: The budgets as they were at the start, and who hears of new ones on the event loop.
+        self.budgets = self._budgets.list()
+        self.treasury = Accounts(self.budgets)
+        self.renewed: Callable[[Iterable[Budget]], None] = self.treasury.renew
         self._corrected = -1
         while self._corrected != (newest := newest_correction(workspace)):
             self._corrected = newest  # one that is made meanwhile is in the sums, or is not
@@ -153,7 +157,7 @@ class Bookkeeping:
         changes = self._budgets.changes()
         if changes != self._changes:
             budgets = self._budgets.list()
-            self._on_loop(lambda: self.treasury.renew(budgets))
+            self._on_loop(lambda: self.renewed(budgets))
             self._changes = changes
         for one in corrections(self._workspace, after=self._corrected):
             self._on_loop(partial(self.treasury.adjust, one.key, one.team, one.model, at=one.at, nano_usd=one.nano_usd))

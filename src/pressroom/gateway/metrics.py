@@ -109,6 +109,8 @@ class Metrics:
         self.hub: HubSeries | None = None
         #: Families that others collect.
         self.more: list[Callable[[], Iterable[Metric]]] = []
+        #: Adds the figures of other processes of this server, where there are some.
+        self.joined: Callable[[Iterable[Metric]], Iterable[Metric]] = iter
         self._registry: CollectorRegistry | None = None
 
     def of(self, model: str) -> Series:
@@ -125,11 +127,11 @@ class Metrics:
         if self._registry is None:
             self._registry = CollectorRegistry()
             ProcessCollector(registry=self._registry)
-            self._registry.register(self)
+            self._registry.register(_Joined(self))
         return CONTENT_TYPE_PLAIN_0_0_4, generate_latest(self._registry)
 
     def collect(self) -> Iterable[Metric]:
-        """For the registry: every family, made now."""
+        """Every family of this process, made now."""
         from prometheus_client.core import CounterMetricFamily as Counter
         from prometheus_client.core import GaugeMetricFamily as Gauge
         from prometheus_client.core import HistogramMetricFamily
@@ -183,6 +185,16 @@ class Metrics:
             yield from _of_hub(self.hub)
         for collect in self.more:
             yield from collect()
+
+
+class _Joined:
+    """What the registry asks."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics.joined(self._metrics.collect())
 
 
 def _of_hub(series: HubSeries) -> Iterable[Metric]:

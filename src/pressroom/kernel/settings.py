@@ -55,6 +55,13 @@ class GatewaySettings:
     retries: int = _setting(
         2, "Times a request is sent again when its engine dies before the first byte of an answer.", low=0, high=100
     )
+    workers: int = _setting(
+        1,
+        "Processes that answer requests, each on a core of its own. 1: the server itself answers; more are worth it "
+        "where one core does not keep up.",
+        low=1,
+        high=64,
+    )
     grpc_port: int = _setting(
         8081, "Port of KServe V2 over gRPC, on the same address; -1 opens none.", low=-1, high=65535
     )

@@ -17,8 +17,8 @@ from pressroom.gateway.admission import Caller, Limits, Refused
 from pressroom.gateway.money import Accounts, Hold, Pending, parse_budget
 from pressroom.gateway.money.leases import Spent
 from pressroom.gateway.money.owner import Owner
-from pressroom.gateway.money.wire import OwnerSocket, WorkerSocket, process_alive
 from pressroom.gateway.money.worker import Worker
+from tests.gateway.money.sockets import OwnerSocket, WorkerSocket, process_alive
 
 BUDGET = parse_budget("team:red", "3000 tokens")
 LEASE_S = 2.0

@@ -300,6 +300,33 @@ def test_a_new_owner_grants_nothing_until_it_knows_what_is_leased() -> None:
     assert second.waiting == 0 and len(second.running) == 1
 
 
+def test_grants_of_an_owner_before_are_not_taken_for_grants_of_this_one() -> None:
+    house = House(budget("all", "100 tokens"), workers=2)
+    first, second = house.processes
+    for _ in range(5):
+        first.ask(red(), "chat", 5, 0)
+        house.deliver()
+    assert len(first.running) == 5  # of two grants
+    house.kill_owner()
+    house.start_owner()
+    house.deliver()
+    first.ask(red(), "chat", 30, 0)
+    assert first.channel is not None and first.waiting == 1
+    first.channel.receive(first.up.popleft())
+    # The first grant of the new owner is under way; meanwhile the worker reports, and has seen none of this owner's.
+    first.settle(0, 1.0)
+    first.worker.beat()
+    while first.up:
+        first.channel.receive(first.up.popleft())
+    second.ask(red(), "chat", 60, 0)
+    house.deliver()
+    assert len(first.running) == 5 and not second.running
+    second.ask(red(), "chat", 45, 0)
+    house.deliver()
+    assert len(second.running) == 1
+    assert house.spent(house.budgets[0]) + house.held(house.budgets[0]) == 100
+
+
 def test_a_worker_that_was_killed_gives_back_what_its_rows_do_not_say() -> None:
     house = House(budget("all", "100 tokens"), workers=2)
     first, second = house.processes

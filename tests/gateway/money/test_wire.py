@@ -19,11 +19,11 @@ from pressroom.gateway.admission import Caller, Refused
 from pressroom.gateway.money import Hold, Pending, parse_budget
 from pressroom.gateway.money.leases import Answer, Ask, Hello, Recall, Refusal, Report, Seen, Spent, Welcome
 from pressroom.gateway.money.owner import Owner
-from pressroom.gateway.money.wire import OwnerSocket, WorkerSocket, decode, encode, process_alive
 from pressroom.gateway.money.worker import Worker
 
 from . import processes
 from .clocks import Clocks, budget
+from .sockets import OwnerSocket, WorkerSocket, decode, encode, process_alive
 
 POT = ("pot", "key", "älice", "usd", "day", "2026-11-21")
 MESSAGES = [

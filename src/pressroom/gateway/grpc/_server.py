@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -61,8 +62,10 @@ async def open_grpc(
     ready: Callable[[], bool] | None = None,
     refused: Callable[[str, str, int], None] | None = None,
     entrance: Entrance | None = None,
+    bound: socket.socket | None = None,
 ) -> GrpcServer:
-    """Serve on `host`:`port` (0: any free port) until closed. Called on the event loop of the asker.
+    """Serve on `host`:`port` (0: any free port), or on a socket that is `bound` already, until closed. Called on the
+    event loop of the asker.
 
     `ready` says whether everything that should answer does (without it: whether every route is ready); `refused` is as
     that of the REST door, and `entrance` finds who calls.
@@ -72,13 +75,9 @@ async def open_grpc(
         PortInUseError: somebody else has the address.
         DeployError: the address cannot be bound for another reason.
     """
-    missing = missing_library()
-    if missing:
-        raise MissingDependencyError(
-            f"KServe V2 over gRPC needs the library {missing!r}",
-            hint="Install it: pip install 'pressroom[grpc]', and start the server again. REST does without.",
-        )
-    bound = bind(host, port, setting="grpc_port")
+    need_libraries()
+    if bound is None:
+        bound = bind(host, port, setting="grpc_port")
     from pressroom.gateway.grpc._door import Door
     from pressroom.gateway.grpc._health import Health, Reflection
     from pressroom.gateway.grpc._service import NAME, Service
@@ -94,6 +93,16 @@ async def open_grpc(
     )
     server = await asyncio.get_running_loop().create_server(door.connect, sock=bound, backlog=BACKLOG)
     return GrpcServer(server, door, bound.getsockname()[1])
+
+
+def need_libraries() -> None:
+    """Raises MissingDependencyError where a library that the door needs is not installed."""
+    missing = missing_library()
+    if missing:
+        raise MissingDependencyError(
+            f"KServe V2 over gRPC needs the library {missing!r}",
+            hint="Install it: pip install 'pressroom[grpc]', and start the server again. REST does without.",
+        )
 
 
 def missing_library() -> str:

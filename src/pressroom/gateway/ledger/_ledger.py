@@ -66,16 +66,17 @@ class JournalLedger(Ledger):
         self._put_row = self._journal.put_row
         self._folding = Folding(self._fold, self._journal.position, self._aside, database, keep_days=settings.keep_days)
 
-    def recover(self) -> list[Opened]:
-        """Fold what processes that have ended left in their journals, this one's before it and other workers'. What is
-        given back are the requests that were lost so within the last day: nobody knows what they came to.
+    def recover(self, *, others: bool = True) -> list[Opened]:
+        """Fold what processes that have ended left in their journals, this one's before it and, but for `others`, other
+        workers'. What is given back are the requests that were lost so within the last day: nobody knows what they came
+        to.
 
         Raises:
             WorkspaceError: the database cannot be used. LockedError where another process recovers for a minute.
         """
         database = self._workspace.database
         with self._workspace.lock("ledger-recovery", purpose="fold the ledger's journals", wait_s=_RECOVERY_WAIT_S):
-            for worker in workers(self._root):
+            for worker in workers(self._root) if others else [self._worker]:
                 if worker == self._worker:
                     self._recover_one(worker)
                     continue

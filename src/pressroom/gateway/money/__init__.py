@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pressroom.gateway.money.budgets import Budgets
     from pressroom.gateway.money.leases import Spent
     from pressroom.gateway.money.owner import Owner
-    from pressroom.gateway.money.wire import OwnerSocket, WorkerSocket, process_alive
     from pressroom.gateway.money.worker import Worker
 
 __all__ = [
@@ -37,7 +36,6 @@ __all__ = [
     "Budgets",
     "Hold",
     "Owner",
-    "OwnerSocket",
     "Pending",
     "Period",
     "Scope",
@@ -46,12 +44,10 @@ __all__ = [
     "Treasury",
     "Unit",
     "Worker",
-    "WorkerSocket",
     "labels_of",
     "parse_budget",
     "parse_limit",
     "parse_scope",
-    "process_alive",
 ]
 
 # Budgets are in the database, and SQLAlchemy takes 0.13 s to import: loaded when used.
@@ -62,13 +58,10 @@ __getattr__ = _lazily(
         "BudgetError": "amounts",
         "Budgets": "budgets",
         "Owner": "owner",
-        "OwnerSocket": "wire",
         "Spent": "leases",
         "Worker": "worker",
-        "WorkerSocket": "wire",
         "parse_budget": "amounts",
         "parse_limit": "amounts",
         "parse_scope": "amounts",
-        "process_alive": "wire",
     },
 )
