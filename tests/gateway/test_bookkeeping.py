@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pressroom.cost import Price, Prices
-from pressroom.deploy import Deployments, Phase, Server, wait_until
+from pressroom.deploy import Deployments, Phase, Server, apply, read_deployment, wait_until
 from pressroom.gateway.ledger import Rows, correct
 from pressroom.gateway.money import Budget, Budgets, Period, Scope, Unit
 from pressroom.kernel import Workspace
@@ -110,3 +110,20 @@ def test_what_was_spent_before_a_start_counts_after_it(tmp_path: Path) -> None:
         until(lambda: again.ask() == 200)
     finally:
         again.close()
+
+
+def test_a_new_price_in_a_file_acts_and_restarts_nothing(running: Running, tmp_path: Path) -> None:
+    file = tmp_path / "m.toml"
+    engines = []
+    for dollars in (100, 500):
+        file.write_text(
+            'name = "m"\n[[route]]\nref = "m:1"\nengine = "echo"\noptions = { tokens = 5 }\n'
+            f"price = {{ prompt = {dollars}, completion = {dollars} }}\n",
+            encoding="utf-8",
+        )
+        wish = apply(running.workspace, read_deployment(running.workspace, file))
+        seen = wait_until(Deployments(running.workspace), wish, Phase.READY, timeout_s=60)
+        engines.append(seen.pid)
+        expected = TOKENS * dollars * 1_000
+        until(lambda expected=expected: running.ask() and next(iter(costs(running).values())) == expected)
+    assert engines[0] == engines[1]

@@ -210,3 +210,19 @@ def test_two_that_are_asked_at_once_are_both_paid_for(echo: Callable[..., Any], 
     assert (status, headers["pressroom-route"]) == (200, "slow" if room == 1 else "quick")
     assert row.tries == room
     assert held == 0
+
+
+def test_the_row_names_who_answered(echo: Callable[..., Any], script: Callable[..., Script]) -> None:
+    """The vendor failed, the own model answered, and the time for the whole was over before it was done."""
+    branches = (
+        branch("vendor", script(fails(503)).port, elsewhere=True),
+        branch("own", echo(delay_s=0.02).port, weight=0),
+    )
+    policy = {"fallback": {"order": ["vendor", "own"]}, "limits": {"total_s": 0.3}}
+    with Steered(*branches, policy=policy) as steered:
+        status, headers, _ = steered.ask("word " * 100, stream=True)
+        until(lambda: steered.ledger.rows)
+        (row,) = steered.ledger.rows
+    assert (status, headers["pressroom-route"]) == (200, "own")
+    assert row.branch == "own"
+    assert 0 < row.completion_tokens < 100

@@ -50,16 +50,21 @@ class Teller:
         self._table = table
         self._name = name
         self._told: object = None
+        self._prices: list[Any] | None = None
         self._made: tuple[object, Policy | None, CachePolicy | None] = (None, None, None)
         self._takes_cache = "cache" in inspect.signature(table.put).parameters
 
     def tell(self, wish: Deployment, lives: Sequence[RouteLife]) -> None:
         """Raises what `made_policy` and `made_cache` do: then the gateway goes on with what it was told before."""
         branches = _branches(lives)
-        terms = json.dumps([wish.policy, wish.cache], sort_keys=True)
+        prices = [(way.name, way.price) for way in wish.ways]
+        terms = json.dumps([wish.policy, wish.cache, prices], sort_keys=True)
         now = (terms, tuple(branches), tuple(tuple(branch.speeds.items()) for branch in branches))
         if now == self._told:
             return
+        # A lane that stays keeps the price it was made with.
+        anew = self._prices is not None and prices != self._prices
+        self._prices = prices
         plain = len(branches) == 1 and not wish.policy
         policy, cache = self._terms(wish, branches, terms, plain=plain)
         more: dict[str, Any] = {"cache": cache} if self._takes_cache and cache is not None else {}
@@ -69,6 +74,8 @@ class Teller:
         else:
             self._table.put_branches(self._name, branches, policy=policy, **more)
         self._told = now
+        if anew:
+            self._table.reprice()
         for life in lives:
             _note(life)
 

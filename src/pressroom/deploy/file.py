@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pressroom.cost import Price, PriceError
 from pressroom.deploy._places import Places
 from pressroom.deploy.base import RouteWish
 from pressroom.deploy.checks import CheckError, Checks
@@ -224,6 +225,11 @@ class _Reader:
                 self._amount(number, "price", value, _MOST_USD, what=f"the price of `{key}`")
         if not price:
             self._at(number, "price", "`price` is empty", f"It has {', '.join(_PRICE)}; leave it out for the list's.")
+            return None
+        try:
+            Price.parse(price)
+        except PriceError as error:
+            self._at(number, "price", error.message, error.hint)
         return dict(price)
 
     def _amount(self, number: int, key: str, value: Any, most: float, *, what: str = "") -> float:
@@ -263,9 +269,23 @@ class _Reader:
             self._add(self._places.line("", 0, "cache"), "[cache] is no table", "")
             return
         try:
-            made_cache(cache)
+            made = made_cache(cache)
         except PressroomError as error:
             self._add(self._places.line_of(str(error.facts.get("setting", "cache."))), error.message, error.hint)
+            return
+        if made is not None and made.meaning is not None:
+            self._embeds(made.meaning.deployment)
+
+    def _embeds(self, name: str) -> None:
+        """Whether there is a deployment of this name, for the cache by meaning."""
+        from pressroom.deploy.deployments import Deployments
+
+        known = [wish.name for wish in Deployments(self._workspace).list()]
+        if name not in known:
+            hint = did_you_mean(
+                name, known, otherwise="Deploy a model of embeddings first: `press deploy REF --as NAME`."
+            )
+            self._add(self._places.line_of("cache.meaning.deployment"), f"there is no deployment called {name!r}", hint)
 
     def _unknown(
         self, table: Mapping[str, Any], known: Iterable[str], name: str, number: int, what: str, *, key: str = ""

@@ -51,8 +51,8 @@ class Grant:
     """One request of a client. `answers` is how many it asks for."""
 
     __slots__ = (
-        "_books", "_covered", "_dearest", "_ended", "_fields", "_hold", "_running", "answers", "began", "bound",
-        "client", "guarded", "parts", "row",
+        "_books", "_covered", "_dearest", "_ended", "_fields", "_hold", "_running", "_share", "answers", "began",
+        "bound", "client", "guarded", "parts", "row",
     )  # fmt: skip
 
     def __init__(self, books: Books, client: Client, fields: dict[str, Any], *, id: str, door: str) -> None:
@@ -68,6 +68,7 @@ class Grant:
         self.parts = 1
         self._covered = 0
         self._dearest = 0
+        self._share = 0
         self.began = perf_counter()
         self.client = client
         #: Whether somebody else than the one engine's request says when the client has its end (`end`).
@@ -240,7 +241,10 @@ class Grant:
                 if price.services:
                     price = price.at_service(self._fields.get("service_tier") or "")
                 row.nano_usd += price.nano(prompt=prompt, completion=completion, cached=cached)
-        if route is not None and (status == 200 or not row.engine):
+        # Of several that worked on it, the row names who answered, else who got furthest, the last of them.
+        share = 2 if status == 200 or first_s else 1 if counted is not Counted.NONE else 0
+        if route is not None and share >= self._share:
+            self._share = share
             row.branch, row.ref, row.digest, row.engine = route.branch, route.ref, route.digest, route.engine
         if first_s and not row.first_s:
             row.first_s = first_s

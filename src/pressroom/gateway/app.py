@@ -334,6 +334,9 @@ class Gateway:
             connection.respond(503, _JSON + b"retry-after: %d\r\n" % _RETRY_STARTING_S + request_id, body)
 
     def _metrics(self, connection: HttpConnection, request: Request, request_id: bytes) -> None:
+        # They name keys, teams and models: where keys are asked for, so are they here.
+        if self._known(connection, request, request_id) is None:
+            return
         for route in self._routes.all():
             self.metrics.of(route.model)  # a model nobody has asked yet has its zeros
         kind, text = self.metrics.render()
