@@ -435,7 +435,6 @@ def test_a_long_stream_keeps_its_figures_and_no_memory(echo: Echoes) -> None:
             b'{"role":"assistant","content":null}',
         ),
         (b'data: {"choices":[{"delta":{"content":"\\"role\\""}}]}\n\n', b'{"role":"assistant","content":"\\"role\\""}'),
-        (b'data: {"error":{"message":"no"}}\n\n', b'data: {"error":{"message":"no"}}\n\n'),
     ],
 )
 def test_the_first_delta_has_the_role(script: MakeScript, came: bytes, goes: bytes) -> None:

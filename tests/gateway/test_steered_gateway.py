@@ -226,3 +226,28 @@ def test_the_row_names_who_answered(echo: Callable[..., Any], script: Callable[.
     assert (status, headers["pressroom-route"]) == (200, "own")
     assert row.branch == "own"
     assert 0 < row.completion_tokens < 100
+
+
+def test_a_stream_that_breaks_off_has_failed(script: Callable[..., Script]) -> None:
+    """An error event after the first words: the client hears it once, the ledger has it, the route's tally counts it."""
+    piece = b'data: {"choices":[{"delta":{"content":"some"}}]}\n\n'
+    error = b'data: {"error":{"message":"it broke","type":"server_error","code":"vendor_cut"}}\n\n'
+
+    def breaks(connected: socket.socket) -> None:
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+        connected.sendall(head + piece + error)
+        connected.close()
+
+    with Steered(branch("a", script(breaks).port), branch("b", script(breaks).port)) as steered:
+        _, _, body = steered.ask(stream=True)
+        (row,) = steered.ledger.rows
+        tally = steered.gateway.routes.tally("m", row.branch)
+    assert body.count(b'"error"') == 1 and b"vendor_cut" in body and b"some" in body
+    assert (row.outcome, row.status, row.completion_tokens) == ("failed", 502, 1)
+    assert tally is not None and (tally.failed, tally.answered) == (1, 0)
+
+
+@pytest.mark.parametrize("bounds", [{"max_tokens": 1, "n_predict": 300}, {"max_tokens": 9, "max_completion_tokens": 1}])
+def test_one_bound_and_not_two(echo: Callable[..., Any], bounds: dict[str, int]) -> None:
+    with Steered(branch("a", echo().port)) as steered:
+        assert steered.ask(**bounds)[0] == 400

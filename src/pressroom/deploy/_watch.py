@@ -85,6 +85,12 @@ def judge(checks: Checks, new: Taken, old: Taken, *, elapsed_s: float) -> Judgem
         return Judgement(over=False)
     if worse:
         return Judgement(over=True, reason=errors)
+    if not new.requests and old.requests >= checks.min_requests:
+        return Judgement(
+            over=True,
+            reason=f"none of its requests was answered or refused in {elapsed_s:.0f} s, and the old version took "
+            f"{old.requests}",
+        )
     slower = _slower(checks, new, old)
     return Judgement(over=True, reason=slower)
 

@@ -11,13 +11,15 @@ from contextlib import suppress
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from pressroom.gateway._counting import Count, countable
-from pressroom.gateway._usage import Counts, counts_of, pieces_in
+from pressroom.gateway._usage import Counts, counts_of, tokens_in
 from pressroom.gateway.asking import Asked, Receiver
 from pressroom.gateway.ledger.base import Counted
 from pressroom.gateway.problems import Problem, server_error
 from pressroom.gateway.protocols._engine_errors import translated
-from pressroom.gateway.protocols.openai import CHAT, ENDPOINTS, Endpoint, beyond
+from pressroom.gateway.protocols.openai import CHAT, EMBEDDING, ENDPOINTS, Endpoint, beyond
 from pressroom.gateway.upstream import Call, Failure, Upstream
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ _ANSWER_LIMIT = 64 * 2**20
 _TAIL = 8_192
 _TAIL_LIMIT = 65_536
 _DONE = b"data: [DONE]"
+_ERROR = b'data: {"error":'
 _CLIENT_GONE = 499
 _DELTA = b'"delta":{'
 # An engine that could not be reached is passed over for this long, unless it says that it is back.
@@ -44,6 +47,8 @@ _SHUNNED_S = 0.25
 _ODD = (ValueError, LookupError, TypeError, AttributeError)
 # An answer that is not streamed is moved to another engine only in its first moments (seconds).
 _YOUNG_S = 1.0
+# A client that leaves sooner has changed its mind.
+_IMPATIENT_S = 0.5
 # What an engine gets to say how far it came with a request that was cut.
 _LAST_WORDS_S, _WHOLE_S = 1.0, 60.0
 # One that waits is looked at more often than this.
@@ -289,6 +294,8 @@ class Generation(Call, Asked):
                     self._receiver.begin(self._lane.route)
                     if self._endpoint is CHAT:
                         data = with_role(data)
+                if _ERROR in data and self._broke(data):
+                    return
                 try:
                     self._receiver.data(data)
                 except _ODD as error:
@@ -298,11 +305,29 @@ class Generation(Call, Asked):
             if self._size > _TAIL_LIMIT:
                 whole = b"".join(self._pieces)
                 tail = whole[-_TAIL:]
-                self._texts += pieces_in(whole) - pieces_in(tail)
+                self._texts += tokens_in(whole[:-_TAIL])
                 self._pieces, self._size = [tail], len(tail)
         elif self._size > _ANSWER_LIMIT:
             self._house.upstream.cancel(self)
             self.on_failed(Failure.MALFORMED, f"its answer is over {_ANSWER_LIMIT} bytes")
+
+    def _broke(self, data: bytes) -> bool:
+        """An event of the stream says that the engine, or the vendor behind it, failed: what came before it goes to the
+        client, and then the error. False where that is no error after all."""
+        place = data.find(_ERROR)
+        event = data[place:].partition(b"\n\n")[0]
+        try:
+            said = orjson.loads(event.partition(b"data:")[2])["error"]
+            message, code, kind = said["message"], said.get("code"), said.get("type")
+        except _ODD:
+            return False
+        self._house.upstream.cancel(self)
+        if place:
+            with suppress(*_ODD):
+                self._receiver.data(data[:place])
+        self._leave(502, b"".join(self._pieces))
+        self._receiver.failed(Problem(502, str(message), type=str(kind or "server_error"), code=code and str(code)))
+        return True
 
     def on_end(self) -> None:
         head, lane = self._head, self._lane
@@ -312,7 +337,7 @@ class Generation(Call, Asked):
             return
         if self._streaming:
             tail = self._tail()
-            if not tail.rstrip().endswith(_DONE) and b'"error":' not in tail:
+            if not tail.rstrip().endswith(_DONE):
                 self.on_failed(Failure.CUT, "its stream ended before it was complete")
                 return
             self._leave(200, tail)
@@ -470,13 +495,15 @@ class Generation(Call, Asked):
         served = self._served()
         if served is not None:
             tally = served.tally
-            if status == _CLIENT_GONE:
+            waited = now - self._began
+            if status == _CLIENT_GONE and (self._first or waited < _IMPATIENT_S):
                 tally.left += 1
             else:
-                failed = status >= 500
+                # Whoever gave up before a first word was not answered: a limit of the policy, or a client.
+                failed = status >= 499
                 tally.failed += failed
                 tally.answered += not failed
-                tally.latest.append((first_s or now - self._began, not failed))
+                tally.latest.append((first_s or waited, not failed))
         if not answer and (status != _CLIENT_GONE or not reached):
             grant.leave(status, lane.route, lane.price, first_s=first_s)
             return
@@ -486,6 +513,8 @@ class Generation(Call, Asked):
             most=grant.most(lane.route.context),
             before=self._texts if self._streaming else None,
             cut=self._cut,
+            own=not lane.route.elsewhere,
+            embeds=self._endpoint is EMBEDDING,
         )
         if found.disputed:
             grant.row.verdicts.append("usage_disputed")

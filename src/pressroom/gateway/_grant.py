@@ -10,7 +10,7 @@ from __future__ import annotations
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 
-from pressroom.gateway._usage import TEMPLATE
+from pressroom.gateway._usage import TEMPLATE, UNBOUNDED
 from pressroom.gateway.admission import Client, Refused
 from pressroom.gateway.ledger.base import Counted, Outcome, Row
 from pressroom.gateway.money.base import UNKNOWN, Hold
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from pressroom.gateway.routes import Route
 
 _CLIENT_GONE = 499
-# Tokens of an answer that nobody bounded: neither the request nor the context of the engine.
-UNBOUNDED = 4_096
 
 
 class Books:
@@ -203,8 +201,8 @@ class Grant:
     def most(self, context: int) -> int:
         """The bound that the request gives for the tokens of one of an engine's answers; 0 where it gives none."""
         fields = self._fields
-        given = fields.get("max_completion_tokens") or fields.get("max_tokens")
-        if not given:
+        given = fields.get("max_completion_tokens") or fields.get("max_tokens") or fields.get("n_predict")
+        if not given or given < 0:
             return 0
         return min(int(given), context) if context else int(given)
 

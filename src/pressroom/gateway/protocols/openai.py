@@ -227,7 +227,11 @@ def checked(fields: dict[str, Any], endpoint: Endpoint) -> dict[str, Any] | Prob
     return _combined(fields) if not _COMBINED.isdisjoint(fields) else fields
 
 
-_COMBINED = frozenset(("stream_options", "top_logprobs", "tool_choice", "parallel_tool_calls", "n"))
+_COMBINED = frozenset((
+    "stream_options", "top_logprobs", "tool_choice", "parallel_tool_calls", "n", "n_predict", "max_completion_tokens",
+))  # fmt: skip
+#: Names of the bound on the tokens of an answer. Engines differ in which one they follow where there are two.
+MOST_TOKENS = ("max_completion_tokens", "max_tokens", "n_predict")
 
 
 def _combined(fields: dict[str, Any]) -> dict[str, Any] | Problem:
@@ -238,6 +242,13 @@ def _combined(fields: dict[str, Any]) -> dict[str, Any] | Problem:
     if fields.get("top_logprobs") is not None and not fields.get("logprobs"):
         message = "The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled."
         return check.wrong_value("top_logprobs", message)
+    bounds = [name for name in MOST_TOKENS if fields.get(name) is not None]
+    if len(bounds) > 1:
+        both = f"'{bounds[0]}' and '{bounds[1]}'"
+        return check.wrong_value(bounds[1], f"Setting {both} at the same time is not supported. Set one of them.")
+    predict = fields.get("n_predict")
+    if predict is not None and (type(predict) is not int or predict < -1):
+        return check.wrong_value("n_predict", "Invalid 'n_predict': a whole number is expected, or -1 for no bound.")
     answers = (fields.get("n") or 1) * len(prompts(fields))
     if answers > MOST_ANSWERS:
         message = f"Invalid 'n': {answers} answers in one request. Expected at most {MOST_ANSWERS} over all prompts."
