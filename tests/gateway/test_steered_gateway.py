@@ -229,7 +229,7 @@ def test_the_row_names_who_answered(echo: Callable[..., Any], script: Callable[.
 
 
 def test_a_stream_that_breaks_off_has_failed(script: Callable[..., Script]) -> None:
-    """An error event after the first words: the client hears it once, the ledger has it, the route's tally counts it."""
+    """An error event after the first words: the client hears it once, and ledger and tally have it."""
     piece = b'data: {"choices":[{"delta":{"content":"some"}}]}\n\n'
     error = b'data: {"error":{"message":"it broke","type":"server_error","code":"vendor_cut"}}\n\n'
 

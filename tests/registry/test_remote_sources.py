@@ -146,7 +146,7 @@ def test_a_description_may_be_pulled_from_a_file(workspace: Workspace, tmp_path:
 
 def test_its_capabilities_are_those_of_engines() -> None:
     # How an engine states its tokens is between it and the gateway.
-    own = {"states_tokens", "says_counts"}
+    own = {"states_tokens", "says_counts", "finishes"}
     assert {field.name for field in dataclasses.fields(Capabilities)} - own == _remote.CAPABILITIES
 
 

@@ -60,6 +60,9 @@ class Capabilities:
     #: `{"choices": [], "usage": {…}, "cut": true}` and `[DONE]`, a whole answer as status 200 with the same; then
     #: it closes. Figures that are not the engine's own have `"estimated": true`. On a reset it only stops.
     says_counts: bool = False
+    #: Whether an answer in one piece may be made to its end though its client has closed its side, and then states its
+    #: tokens. Of a stream nothing more comes.
+    finishes: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

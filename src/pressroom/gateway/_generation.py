@@ -422,7 +422,8 @@ class Generation(Call, Asked):
         house.waiting.leave(self)
         if self._series is not None:
             self._series.disconnects += 1
-        if lane is not None and lane.route.capabilities.says_counts and house.upstream.half_close(self):
+        can = lane.route.capabilities if lane is not None else None
+        if can is not None and (can.says_counts or can.finishes) and house.upstream.half_close(self):
             # It stops, and says in a moment how far it came: what was made is paid for.
             self._ended = self._cut = True
             # One that is not streamed is made to its end by some engines, who cannot be stopped then.

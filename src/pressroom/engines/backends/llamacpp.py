@@ -44,8 +44,7 @@ _OPTIONS: Known = {
 class Backend(ProcessEngine):
     """One llama.cpp server in a process of its own."""
 
-    # Of a whole answer that is cut it says all or nothing, of a stream that is cut nothing more.
-    capabilities = Capabilities(logprobs=True, json_schema=True, states_tokens=True, says_counts=True)
+    capabilities = Capabilities(logprobs=True, json_schema=True, states_tokens=True, finishes=True)
     formats = ("gguf",)
     rank = 10
     options = _OPTIONS
@@ -94,7 +93,7 @@ def main() -> None:
             "json_schema": True,
             "tools": tools,
             "states_tokens": True,
-            "says_counts": True,
+            "finishes": True,
         },
         version=f"xllamacpp {xllamacpp.__version__}",
         slots=params.n_parallel,
