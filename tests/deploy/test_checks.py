@@ -202,3 +202,8 @@ def test_only_what_came_since_counts() -> None:
     assert since.taken(tally) == Taken(answered=2008, failed=1, median_s=0.2)
     assert Since(None).taken(tally) == Taken(answered=2108, failed=8, median_s=0.2), "the branch is new"
     assert since.taken(None) == Taken()
+
+
+def test_a_smoke_set_without_end_is_not_read_to_it() -> None:
+    with pytest.raises(CheckError, match="larger than"):
+        read_smoke(Path("/dev/zero"))

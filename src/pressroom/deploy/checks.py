@@ -115,13 +115,15 @@ def read_smoke(path: Path, folder: Path | None = None) -> tuple[dict[str, Any], 
     """
     place = folder / path if folder is not None else path
     try:
-        if place.stat().st_size > _MOST_BYTES:
+        with place.open("rb") as opened:  # what is no plain file may have no size, and no end
+            raw = opened.read(_MOST_BYTES + 1)
+        if len(raw) > _MOST_BYTES:
             raise CheckError(
                 f"the smoke set {path} is larger than {_MOST_BYTES:,} bytes",
                 hint="A smoke set is a handful of questions; `press batch` answers large files.",
                 key="smoke",
             )
-        lines = place.read_text(encoding="utf-8").splitlines()
+        lines = raw.decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise CheckError(

@@ -91,9 +91,11 @@ def read_deployment(workspace: Workspace, path: Path) -> DeploymentFile:
             and what is allowed.
     """
     try:
-        if path.stat().st_size > _MOST_BYTES:
+        with path.open("rb") as opened:  # what is no plain file may have no size, and no end
+            raw = opened.read(_MOST_BYTES + 1)
+        if len(raw) > _MOST_BYTES:
             raise _wrong(path, [Problem(line=0, message=f"it is larger than {_MOST_BYTES:,} bytes")])
-        text = path.read_text(encoding="utf-8")
+        text = raw.decode()
     except OSError as error:
         raise _wrong(path, [Problem(line=0, message=f"it cannot be read: {error.strerror}")]) from error
     except UnicodeDecodeError as error:
