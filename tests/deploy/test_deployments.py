@@ -76,6 +76,15 @@ def test_a_failed_start_is_an_error_with_the_reason(workspace: Workspace, deploy
             wait_until(deployments, wish, Phase.READY, timeout_s=30)
 
 
+def test_what_somebody_else_wished_is_not_taken_for_ones_own(workspace: Workspace, deployments: Deployments) -> None:
+    wish = deployments.put("chat", ref="m:1", digest="", engine="echo")
+    deployments.put("chat", ref="m:2", digest="", engine="echo")
+    with workspace.lock(SERVER_LOCK, purpose="test"):
+        deployments.observe(Observed(name="chat", generation=2, phase=Phase.READY))
+        with pytest.raises(DeployError, match="somebody else"):
+            wait_until(deployments, wish, Phase.READY, timeout_s=30)
+
+
 def test_waiting_has_an_end(workspace: Workspace, deployments: Deployments) -> None:
     wish = deployments.put("chat", ref="m:1", digest="", engine="echo")
     with workspace.lock(SERVER_LOCK, purpose="test"), pytest.raises(DeployError, match="is waiting after 0 s"):

@@ -23,7 +23,7 @@ def wait_until(
     """Return when `wish` is in `phase`; `on_change` hears of every phase on the way.
 
     Raises:
-        DeployError: it failed, or the time is over; the message carries why.
+        DeployError: it failed, somebody wished for something else, or the time is over; the message carries why.
     """
     deadline = time.monotonic() + timeout_s
     last: tuple[Phase, str] | None = None
@@ -33,6 +33,12 @@ def wait_until(
             last = (seen.phase, seen.detail)
             if on_change is not None:
                 on_change(seen)
+        if phase is Phase.READY and seen.generation > wish.generation:
+            raise DeployError(
+                f"{wish.name} was changed by somebody else meanwhile: what is asked of it now is not this",
+                hint=f"`press rollouts {wish.name}` shows what became of it, `press plan` what differs.",
+                deployment=wish.name,
+            )
         if seen.phase is phase or (phase is Phase.READY and seen.phase is Phase.ASLEEP):
             return seen  # one that sleeps was ready a moment ago, and answers
         if seen.phase is Phase.FAILED and " was withdrawn: " in seen.detail:
