@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from pressroom.gateway.protocols.openai import Endpoint
@@ -18,6 +20,10 @@ _LONGEST_TOKEN = 10
 # A number of fewer digits is nobody's.
 _LONG_NUMBER = 1_000_000
 _CODE = re.compile(r"\\u([0-9a-fA-F]{4})")
+_RUN = re.compile(r"\\{2,}")
+# As addresses of the web and pages write what is not plain.
+_PERCENT = re.compile(r"%[0-9a-fA-F]{2}")
+_ENTITY = re.compile(r"&(?:#\d|#[xX]|[a-zA-Z])")
 _ESCAPES = (
     ("\\n", "\n"),
     ("\\r", "\r"),
@@ -53,6 +59,8 @@ class Text:
             return
         pieces += self.said
         pieces += [unwrapped for piece in pieces if "\\" in piece for unwrapped in _unwrapped(piece)]
+        pieces += [unquote(piece) for piece in pieces if "%" in piece and _PERCENT.search(piece)]
+        pieces += [unescape(piece) for piece in pieces if "&" in piece and _ENTITY.search(piece)]
         # Apart, so that two texts do not become one that nobody wrote.
         self.whole = "\n".join(pieces)
 
@@ -76,12 +84,16 @@ def _conversation(given: Any, said: list[str]) -> int:
                 said.append(content)
             elif isinstance(content, list):
                 # Engines put the parts of a message together: so must who looks for what goes over a seam.
-                said.append("".join(_part(part) for part in content))
+                joined = "".join(_part(part, "text", "refusal") for part in content)
+                said.append(joined)
+                other = "".join(_part(part, "refusal", "text") for part in content)
+                if other != joined:
+                    said.append(other)
     return tokens
 
 
-def _part(part: Any) -> str:
-    said = (part.get("text") or part.get("refusal") or "") if isinstance(part, dict) else part
+def _part(part: Any, first: str, second: str) -> str:
+    said = (part.get(first) or part.get(second) or "") if isinstance(part, dict) else part
     return said if isinstance(said, str) else ""
 
 
@@ -98,6 +110,9 @@ def _collect(fields: dict[str, Any], pieces: list[str]) -> None:
                     below += [rest for key, rest in message.items() if key != "content" or not isinstance(rest, str)]
         elif isinstance(value, str):
             pieces.append(value)
+        elif isinstance(value, int | float):
+            if abs(value) >= _LONG_NUMBER:
+                pieces.append(repr(value))
         elif isinstance(value, dict | list):
             if name in _TOKENS:
                 _walk([value], pieces, numbers=False)
@@ -124,6 +139,11 @@ def _walk(waiting: list[Any], pieces: list[str], *, numbers: bool) -> None:
 def _unwrapped(piece: str) -> list[str]:
     """The same without JSON's escapes, as often as there are some: the arguments of a call are JSON in a string."""
     found = []
+    # However often its backslashes were doubled on the way.
+    single = _RUN.sub(r"\\", piece)
+    if single != piece:
+        found.append(single)
+        found += _unwrapped(single)
     for _ in range(_WRAPPED):
         plain = _CODE.sub(_character, piece) if "\\u" in piece else piece
         for escaped, meant in _ESCAPES:
