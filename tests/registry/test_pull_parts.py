@@ -45,7 +45,7 @@ def test_parts_come_at_once_and_each_once(workspace: Workspace, web: Site) -> No
     version = pull(workspace, f"{web.url}/m.safetensors")
     assert content(workspace, version) == ONE
     assert web.sent == len(ONE) == seen[0].fetched == seen[0].logical
-    assert web.log.busiest > 2
+    assert web.log.busiest > 1
     assert all(headers.get("if-range") == '"1"' for _, _, headers in web.asked[1:])
 
 
@@ -254,7 +254,7 @@ def test_an_index_brings_its_shards(workspace: Workspace, web: Site) -> None:
     version = pull(workspace, f"{web.url}/models/tiny/model.safetensors.index.json")
     assert (version.name, {entry.path for entry in version.files}) == ("tiny", set(files))
     assert version.metadata["parameters"] == (1 << 20) + 25600
-    assert web.log.busiest > 2
+    assert web.log.busiest > 1
     # One shard is another: the rest stays.
     web.files["/models/tiny/model-00002-of-00002.safetensors"] = File(
         shards({"a": b"", "b": bytes(25600)})["model-00002-of-00002.safetensors"], etag='"2"'
