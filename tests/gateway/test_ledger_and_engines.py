@@ -21,7 +21,7 @@ from pressroom.gateway.policy import Policy
 from pressroom.kernel import Workspace
 from pressroom.testing.gateway import GatewayThread
 
-from .engines_and_clients import post, until
+from .engines_and_clients import Client, post, until
 from .test_steered_gateway import branch
 
 pytestmark = pytest.mark.slow
@@ -100,6 +100,9 @@ def test_five_thousand_mixed_requests(tmp_path: Path, echo: Callable[..., Any]) 
             thread = threading.Thread(target=lambda: asyncio.run(crowd(gateway.port, seed, leaves)))
             thread.start()
             thread.join()
+            # Connections are taken in the order they came: behind this one there are none that somebody left.
+            with Client(gateway.port) as last:
+                assert last.ask(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")[0] == 200
             until(lambda: gateway.on_loop(lambda: not accounts.open()))
             spent = gateway.on_loop(lambda: accounts.spent(Scope.ALL, "", "total", Unit.TOKENS))
         assert ledger.stop()

@@ -71,6 +71,7 @@ async def serve(
             await asyncio.sleep(_DRAIN_POLL_S)
         listener.abort()
         gateway.close()
+        await asyncio.sleep(_DRAIN_POLL_S)  # what was aborted is closed in the next turns of the loop
 
 
 async def _open_grpc(gateway: Gateway, host: str, port: int, started: Callable[[str, str], None]) -> GrpcServer | None:
