@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from xml.sax.saxutils import escape
+
+from pressroom.cli import _svg as svg
 
 if TYPE_CHECKING:
     from pressroom.gateway.bench import Round, Spread
@@ -56,11 +57,11 @@ def bench_svg(rounds: Sequence[Round], *, heading: str) -> str:
     height = _TITLE + math.ceil(len(panels) / 2) * (_HEIGHT + _GAP)
     drawn = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        f'role="img" aria-label="{_said(heading)}">',
-        f"<title>{_said(heading)}</title>",
+        f'role="img" aria-label="{svg.said(heading)}">',
+        f"<title>{svg.said(heading)}</title>",
         f"<style>{_STYLE}</style>",
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
-        f'<text class="heading" x="{_GAP + 12}" y="36">{_said(heading)}</text>',
+        f'<text class="heading" x="{_GAP + 12}" y="36">{svg.said(heading)}</text>',
     ]
     clients = [str(one.clients) for one in rounds]
     for number, panel in enumerate(panels):
@@ -93,7 +94,7 @@ def _shares(rounds: Sequence[Round], of: Callable[[Round], Spread | None]) -> li
 
 def _drawn(panel: _Panel, clients: Sequence[str]) -> list[str]:
     highest = max((value for line in panel.lines for value in line.values if value is not None), default=0.0)
-    ticks = _ticks(highest)
+    ticks = svg.ticks(highest)
     top = ticks[-1]
     inner = _WIDTH - _LEFT - _RIGHT
 
@@ -104,8 +105,8 @@ def _drawn(panel: _Panel, clients: Sequence[str]) -> list[str]:
         return _HEIGHT - _BOTTOM - value / top * (_HEIGHT - _TOP - _BOTTOM)
 
     drawn = [
-        f'<text class="panel" x="{_LEFT}" y="18">{_said(panel.title)}'
-        f'<tspan class="unit" dx="8">{_said(panel.unit)}</tspan></text>'
+        f'<text class="panel" x="{_LEFT}" y="18">{svg.said(panel.title)}'
+        f'<tspan class="unit" dx="8">{svg.said(panel.unit)}</tspan></text>'
     ]
     for value in ticks:
         drawn.append(f'<path class="grid" d="M{_LEFT} {y(value):.1f} H{_WIDTH - _RIGHT}"/>')
@@ -119,7 +120,7 @@ def _drawn(panel: _Panel, clients: Sequence[str]) -> list[str]:
     drawn.append(
         f'<text class="tick" x="{_LEFT + inner / 2:.1f}" y="{floor + 36}" text-anchor="middle">clients at once</text>'
     )
-    ends: list[tuple[float, float, _Line]] = []
+    ends: list[tuple[float, float, str, str]] = []
     for line in panel.lines:
         places = [(x(place), y(value)) for place, value in enumerate(line.values) if value is not None]
         if not places:
@@ -127,32 +128,5 @@ def _drawn(panel: _Panel, clients: Sequence[str]) -> list[str]:
         path = " ".join(f"{px:.1f},{py:.1f}" for px, py in places)
         drawn.append(f'<polyline class="line" stroke="{line.colour}" points="{path}"/>')
         drawn += [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="2.8" fill="{line.colour}"/>' for px, py in places]
-        ends.append((*places[-1], line))
-    return [*drawn, *_names(ends)]
-
-
-def _names(ends: list[tuple[float, float, _Line]]) -> list[str]:
-    """The names of the lines beside their ends, moved apart where they would lie on each other."""
-    drawn = []
-    below = math.inf
-    for px, py, line in sorted(ends, key=lambda end: -end[1]):
-        at = min(py, below - _NEAR)
-        below = at
-        drawn.append(
-            f'<text class="name" x="{px + 8:.1f}" y="{at + 4:.1f}" style="fill:{line.colour}">{line.name}</text>'
-        )
-    return drawn
-
-
-def _ticks(highest: float) -> list[float]:
-    """Round numbers from zero to the first that is not below the highest value."""
-    if highest <= 0:
-        return [0.0, 1.0]
-    rough = highest / 5
-    scale = 10.0 ** math.floor(math.log10(rough))
-    step = next(scale * nice for nice in (1, 2, 5, 10) if scale * nice >= rough)
-    return [number * step for number in range(math.ceil(highest / step) + 1)]
-
-
-def _said(text: str) -> str:
-    return escape("".join(letter for letter in text if letter.isprintable()), {'"': "&quot;"})
+        ends.append((*places[-1], line.name, line.colour))
+    return [*drawn, *svg.names(ends, near=_NEAR, right=8)]

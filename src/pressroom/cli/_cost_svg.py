@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-from xml.sax.saxutils import escape
 
+from pressroom.cli import _svg as svg
 from pressroom.cli._cost_tables import dollars
 from pressroom.cli._output import human_count
 
@@ -55,11 +55,11 @@ def cost_svg(report: Report) -> str:
     heading = f"{_day(report.since)} to {_day(report.until)}: {asked}"
     drawn = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height + _TITLE + _GAP}" '
-        f'viewBox="0 0 {width} {height + _TITLE + _GAP}" role="img" aria-label="{_said(heading)}">',
-        f"<title>{_said(heading)}</title>",
+        f'viewBox="0 0 {width} {height + _TITLE + _GAP}" role="img" aria-label="{svg.said(heading)}">',
+        f"<title>{svg.said(heading)}</title>",
         f"<style>{_STYLE}</style>",
         f'<rect width="{width}" height="{height + _TITLE + _GAP}" fill="#ffffff"/>',
-        f'<text class="heading" x="{_GAP}" y="36">{_said(heading)}</text>',
+        f'<text class="heading" x="{_GAP}" y="36">{svg.said(heading)}</text>',
     ]
     for number, panel in enumerate(panels):
         drawn += [f'<g transform="translate({_GAP + number * (_WIDTH + _GAP)} {_TITLE})">', *panel, "</g>"]
@@ -96,7 +96,7 @@ def _bars(report: Report) -> tuple[list[str], int]:
         paid, made = inner * vendor / most, inner * own / most
         said = dollars(vendor + own) if money else human_count(vendor + own)
         drawn += [
-            f'<text class="name" x="{_NAMES - 10}" y="{top + 14}" text-anchor="end">{_said(_short(name))}</text>',
+            f'<text class="name" x="{_NAMES - 10}" y="{top + 14}" text-anchor="end">{svg.said(_short(name))}</text>',
             f'<rect x="{_NAMES}" y="{top + 2}" width="{paid:.1f}" height="{_BAR - 9}" fill="{_VENDORS}"/>',
             f'<rect x="{_NAMES + paid:.1f}" y="{top + 2}" width="{made:.1f}" height="{_BAR - 9}" fill="{_OWN}"/>',
             f'<text class="tick" x="{_NAMES + paid + made + 8:.1f}" y="{top + 14}">{said}</text>',
@@ -117,7 +117,7 @@ def _even(report: Report, lines: Sequence[BreakEven]) -> list[str]:
     slopes = [line.vendor_nano / _NANO / line.tokens for line in lines]
     # The machine is the measure: a line that is far above it leaves the picture.
     most_y = max(month * stairs, min(max(slopes) * most_x, 3 * month * stairs)) * 1.05
-    ticks_x, ticks_y = _ticks(most_x), _ticks(most_y)
+    ticks_x, ticks_y = svg.ticks(most_x), svg.ticks(most_y)
     most_y = max(most_y, ticks_y[-1])
 
     def x(tokens: float) -> float:
@@ -158,11 +158,11 @@ def _even(report: Report, lines: Sequence[BreakEven]) -> list[str]:
         end = min(most_x, most_y / slope)
         ends = f"{x(0):.1f},{y(0):.1f} {x(end):.1f},{y(slope * end):.1f}"
         drawn.append(f'<polyline class="line" stroke="{colour}" points="{ends}"/>')
-        names.append((x(end), y(slope * end), line.vendor, colour))
+        names.append((x(end), y(slope * end), _short(line.vendor), colour))
         even = line.tokens_a_month or 0
         if even <= most_x and line.reached is not False:
             crossings.append((x(even), _many(even), colour))
-    return [*drawn, *_crossings(crossings, y(month)), *_names(names)]
+    return [*drawn, *_crossings(crossings, y(month)), *svg.names(names, near=_NEAR, right=6)]
 
 
 def _crossings(crossings: list[tuple[float, str, str]], py: float) -> list[str]:
@@ -191,29 +191,6 @@ def _stairs(month: float, capacity: int | None, most_x: float, stairs: int) -> t
     return points, points[-1][1]
 
 
-def _names(ends: list[tuple[float, float, str, str]]) -> list[str]:
-    """The names of the lines beside their ends, moved apart where they would lie on each other."""
-    drawn = []
-    below = math.inf
-    for px, py, name, colour in sorted(ends, key=lambda end: -end[1]):
-        at = min(py, below - _NEAR)
-        below = at
-        drawn.append(
-            f'<text class="name" x="{px + 6:.1f}" y="{at + 4:.1f}" style="fill:{colour}">{_said(_short(name))}</text>'
-        )
-    return drawn
-
-
-def _ticks(highest: float) -> list[float]:
-    """Round numbers from zero to the first that is not below the highest value."""
-    if highest <= 0:
-        return [0.0, 1.0]
-    rough = highest / 5
-    scale = 10.0 ** math.floor(math.log10(rough))
-    step = next(scale * nice for nice in (1, 2, 5, 10) if scale * nice >= rough)
-    return [number * step for number in range(math.ceil(highest / step) + 1)]
-
-
 def _many(tokens: float) -> str:
     """100M."""
     return human_count(tokens).replace(".0", "")
@@ -225,7 +202,3 @@ def _short(name: str) -> str:
 
 def _day(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d")
-
-
-def _said(text: str) -> str:
-    return escape("".join(letter for letter in text if letter.isprintable()), {'"': "&quot;"})

@@ -6,9 +6,9 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from xml.sax.saxutils import escape
 
 from pressroom.cli._family import described, named, roles, step_parts
+from pressroom.cli._svg import said
 
 if TYPE_CHECKING:
     from pressroom.registry import Member
@@ -49,12 +49,12 @@ def family_svg(root: Member, *, marked: str, deployed: Mapping[str, list[str]], 
     width = grid.left(max(columns.values())) + grid.card + _MARGIN
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        f'role="img" aria-label="{_said(heading)}">',
-        f"<title>{_said(heading)}</title>",
+        f'role="img" aria-label="{said(heading)}">',
+        f"<title>{said(heading)}</title>",
         f"<style>{_STYLE}</style>",
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
         f'<text class="heading" x="{_MARGIN}" y="{_MARGIN + 10}">'
-        f"{_said(_fitted(heading, _HEADING_SIZE, width - 2 * _MARGIN))}</text>",
+        f"{said(_fitted(heading, _HEADING_SIZE, width - 2 * _MARGIN))}</text>",
     ]
     for member in root.walk():
         for child in member.children:
@@ -127,12 +127,12 @@ def _card(member: Member, place: tuple[int, int], width: int, lines: list[_Words
     height = 2 * _PADDING + _LINE * len(lines)
     drawn = [
         "<g>",
-        f"<title>{_said(' / '.join(whole))}</title>",
+        f"<title>{said(' / '.join(whole))}</title>",
         f'<rect class="{shape}" x="{left}" y="{top}" width="{width}" height="{height}" rx="8"/>',
     ]
     for number, line in enumerate(lines):
         y = top + _PADDING + _LINE * number + 13
-        text = _said(_fitted(line.text, line.size, width - 2 * _PADDING))
+        text = said(_fitted(line.text, line.size, width - 2 * _PADDING))
         drawn.append(f'<text class="{line.look}" x="{left + _PADDING}" y="{y}">{text}</text>')
     return [*drawn, "</g>"]
 
@@ -144,7 +144,7 @@ def _edge(child: Member, start: tuple[int, int], end: tuple[int, int]) -> list[s
     x = trunk + 10
     # One line of words above the line, the others below it.
     for offset, part in zip((-7, 15, 30), step_parts(child.step, narrow=True), strict=False):
-        drawn.append(f'<text class="step" x="{x}" y="{end[1] + offset}">{_said(_short(part, _LONGEST_STEP))}</text>')
+        drawn.append(f'<text class="step" x="{x}" y="{end[1] + offset}">{said(_short(part, _LONGEST_STEP))}</text>')
     return drawn
 
 
@@ -178,8 +178,3 @@ def _ems(text: str) -> Iterable[float]:
             yield 0.5
         else:
             yield 0.78 if letter.isupper() else 0.7
-
-
-def _said(text: str) -> str:
-    """Text as XML: escaped, and without what no XML may hold."""
-    return escape("".join(letter for letter in text if letter.isprintable()), {'"': "&quot;"})

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
-from xml.sax.saxutils import escape
+
+from pressroom.cli._svg import said
 
 if TYPE_CHECKING:
     from pressroom.track import Point
@@ -48,11 +49,11 @@ def metric_svg(metric: str, lines: Mapping[str, Sequence[Point]]) -> str:
     heading = f"{metric} over steps"
     drawn = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" viewBox="0 0 {_WIDTH} {height}" '
-        f'role="img" aria-label="{_said(heading)}">',
-        f"<title>{_said(heading)}</title>",
+        f'role="img" aria-label="{said(heading)}">',
+        f"<title>{said(heading)}</title>",
         f"<style>{_STYLE}</style>",
         f'<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>',
-        f'<text class="heading" x="{_LEFT}" y="32">{_said(heading)}</text>',
+        f'<text class="heading" x="{_LEFT}" y="32">{said(heading)}</text>',
     ]
     for value in _ticks(low, high):
         drawn.append(f'<path class="grid" d="M{_LEFT} {y(value):.1f} H{_WIDTH - _RIGHT}"/>')
@@ -77,7 +78,7 @@ def metric_svg(metric: str, lines: Mapping[str, Sequence[Point]]) -> str:
                 drawn.append(f'<polyline class="line" {look} points="{path}"/>')
         below = _HEIGHT - 8 + _LEGEND_LINE * number
         drawn.append(f'<path class="line" {look} d="M{_LEFT} {below - 4} h26"/>')
-        drawn.append(f'<text class="name" x="{_LEFT + 34}" y="{below}">{_said(name)}</text>')
+        drawn.append(f'<text class="name" x="{_LEFT + 34}" y="{below}">{said(name)}</text>')
     return "\n".join([*drawn, "</svg>", ""])
 
 
@@ -122,7 +123,3 @@ def _ticks(low: float, high: float) -> list[float]:
     step = next(scale * nice for nice in (1, 2, 5, 10) if scale * nice >= rough)
     first = math.ceil(low / step)
     return [number * step for number in range(first, math.floor(high / step * (1 + 1e-12)) + 1)]
-
-
-def _said(text: str) -> str:
-    return escape("".join(letter for letter in text if letter.isprintable()), {'"': "&quot;"})
