@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 
 from pressroom.cost import Price
+from pressroom.engines.backends.echo import Backend
 from pressroom.gateway import Books
+from pressroom.gateway._grant import Grant
+from pressroom.gateway.admission import ANONYMOUS
 from pressroom.gateway.ledger import Counted, Ledger, Outcome, Row
-from pressroom.gateway.money import Accounts, Budget, Period, Scope, Unit
+from pressroom.gateway.money import Accounts, Budget, Hold, Period, Scope, Unit
+from pressroom.kernel import GatewaySettings
 from pressroom.testing.gateway import GatewayThread
 
 from .engines_and_clients import Client, Echoes, Script, chat, post, route_to, until
@@ -213,3 +217,51 @@ def test_what_is_refused_at_the_door_is_not_written(echo: Callable[..., Any], ba
     with Open(echo) as open_:
         assert open_.ask(**bad)[0] == 400
         assert open_.ledger.rows == []
+
+
+def test_a_long_stream_that_states_nothing_is_counted_whole(script: Callable[..., Script]) -> None:
+    """More of it than the end that is looked at for a usage, and less than makes its beginning be let go."""
+    piece = b'data: {"choices":[{"delta":{"content":"word"}}],"padding":"%b"}\n\n' % (b"x" * 40)
+
+    def says(connected: Any) -> None:
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+        connected.sendall(head + piece * 400 + b"data: [DONE]\n\n")
+        connected.close()
+
+    ledger = Kept()
+    with GatewayThread(route_to(script(says).port), books=Books(Accounts(), ledger)) as gateway:
+        client = Client(gateway.port)
+        client.send(post(chat(stream=True)))
+        client.response()
+        client.close()
+    (row,) = ledger.rows
+    assert (row.completion_tokens, row.counted) == (400, Counted.COUNTED)
+
+
+def test_what_is_cut_by_the_end_of_the_gateway_is_written_down(echo: Callable[..., Any]) -> None:
+    """Nobody waits for the engine's last words then: the row says what was seen."""
+    engine = echo(tokens=500, delay_s=0.02)
+    ledger, accounts = Kept(), Accounts((tokens(10**6),))
+    route = route_to(engine.port, capabilities=Backend.capabilities)
+    settings = GatewaySettings(drain_s=0.0)
+    with GatewayThread(route, settings=settings, books=Books(accounts, ledger)) as gateway:
+        client = Client(gateway.port)
+        client.send(post(chat(stream=True, max_tokens=500)))
+        client.until(b'"content":"')
+        gateway.stop()
+        client.close()
+    (row,) = ledger.rows
+    assert row.outcome is not Outcome.ANSWERED
+    assert 0 < row.completion_tokens < 500
+    assert not accounts.open()
+
+
+def test_two_parts_that_wait_for_the_owner_hold_once() -> None:
+    """A worker asks the owner of the money: the second answer sets nothing aside besides the first."""
+    accounts = Accounts((tokens(1_000),))
+    fields = {"model": "m", "messages": [], "max_tokens": 5, "n": 2}
+    grant = Grant(Books(accounts), ANONYMOUS, fields, id="r", door="chat")
+    first, second = (accounts.admit(ANONYMOUS.caller, "m", tokens=100, nano_usd=0, request_id="r") for _ in range(2))
+    assert isinstance(first, Hold) and isinstance(second, Hold)
+    assert grant.covered(first) is None and grant.covered(second) is None
+    assert accounts.held(Scope.DEPLOYMENT, "m", Unit.TOKENS) == 100

@@ -51,10 +51,10 @@ class BooksFigures:
         from prometheus_client.core import CounterMetricFamily as Counter
         from prometheus_client.core import GaugeMetricFamily as Gauge
 
-        for model in self._steerings.snapshot():
-            if self._routes.served(model) is None:
-                self._steerings.forget(model)
         found = self._steerings.snapshot()
+        for model in [model for model in found if self._routes.served(model) is None]:
+            self._steerings.forget(model)
+            del found[model]
         rows = [(model, name or model, counts) for model, routes in found.items() for name, counts in routes.items()]
         for key, name, text in _ROUTE_COUNTS:
             counter = Counter(f"pressroom_route_{name}", text, labels=["model", "route"])

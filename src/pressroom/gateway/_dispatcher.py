@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from pressroom.gateway._counting import Count, countable
+from pressroom.gateway._entrance import Ids, id_of
 from pressroom.gateway._generation import Generation, House, branch_gone, no_model
 from pressroom.gateway._grant import Books, Grant
 from pressroom.gateway._later import Later
@@ -44,19 +43,13 @@ _COUNTED = frozenset(("budget", "tokens"))
 class Dispatcher:
     """Asks models for the doors: the Asker of a gateway. Belongs to its event loop."""
 
-    def __init__(self, house: House, books: Books) -> None:
+    def __init__(self, house: House, books: Books, ids: Ids) -> None:
         self._house = house
+        self._ids = ids
         self._routes = house.routes
         self._books = books
         self.steerings = Steerings()
         self.cache = Cache(house.routes, embed=self._embed)
-        # Unique over restarts without asking the system for randomness on each request.
-        self._prefix = f"req_{secrets.token_hex(6)}"
-        self._ids = itertools.count(1)
-
-    def next_id(self) -> str:
-        """A name for a request."""
-        return f"{self._prefix}{next(self._ids):08x}"
 
     def ask(
         self,
@@ -76,8 +69,7 @@ class Dispatcher:
             self._house.refused(name if isinstance(name, str) else "", door, found.status)
             receiver.failed(found)
             return _NOBODY
-        if not id:
-            id = self.next_id()
+        id = id or id_of(self._ids.header())
         return self.ask_checked(fields, endpoint, receiver, door=door, client=client, id=id, body=body)
 
     def ask_checked(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -92,6 +94,20 @@ class Entrance:
             )
         fresh, apart = directives(said.cache_control) if said.cache_control else (False, False)
         return Client(caller, tag, fresh=fresh, store=not apart)
+
+
+class Ids:
+    """Names of requests: unique over restarts without asking the system for randomness on each."""
+
+    def __init__(self) -> None:
+        #: What all of them begin with.
+        self.prefix = f"req_{secrets.token_hex(6)}"
+        self._line = f"x-request-id: {self.prefix}".encode()
+        self._numbers = itertools.count(1)
+
+    def header(self) -> bytes:
+        """The line of headers with the next one; `id_of` gives the name in it."""
+        return b"%b%08x\r\n" % (self._line, next(self._numbers))
 
 
 def id_of(header: bytes) -> str:

@@ -23,6 +23,8 @@ from pressroom.gateway.protocols.openai import CHAT, EMBEDDING, ENDPOINTS, Endpo
 from pressroom.gateway.upstream import Call, Failure, Upstream
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pressroom.gateway._grant import Grant
     from pressroom.gateway._response import Head
     from pressroom.gateway._waiting import WaitingRoom
@@ -60,7 +62,7 @@ _LOST = frozenset((Failure.UNREACHABLE, Failure.LOST, Failure.CUT))
 class House:
     """What every request shares."""
 
-    __slots__ = ("metrics", "routes", "settings", "upstream", "waiting")
+    __slots__ = ("_closing", "counting", "cut", "metrics", "routes", "settings", "upstream", "waiting")
 
     def __init__(
         self,
@@ -75,6 +77,24 @@ class House:
         self.upstream = upstream
         self.metrics = metrics
         self.waiting = waiting
+        self._closing = False
+        #: Requests whose clients left and whose engines still say how far they came, and those whose prompts are being
+        #: counted for the ledger: what is to be called with None where there is no time for that.
+        self.cut: dict[Generation, None] = {}
+        self.counting: dict[Callable[[int | None], None], None] = {}
+
+    @property
+    def closing(self) -> bool:
+        """Whether the gateway ends: nothing more is asked of an engine."""
+        return self._closing
+
+    def close(self) -> None:
+        """What was cut is written down as far as it is known: the loop ends, and the engines' last words with it."""
+        self._closing = True
+        for generation in list(self.cut):
+            generation.give_up()
+        for counted in list(self.counting):
+            counted(None)
 
     def refused(self, model: str, door: str, status: int) -> None:
         """Count what was answered without an engine. A name of no model is nobody's."""
@@ -336,11 +356,10 @@ class Generation(Call, Asked):
             self._leave(_CLIENT_GONE, b"".join(self._pieces))
             return
         if self._streaming:
-            tail = self._tail()
-            if not tail.rstrip().endswith(_DONE):
+            if not self._tail().rstrip().endswith(_DONE):
                 self.on_failed(Failure.CUT, "its stream ended before it was complete")
                 return
-            self._leave(200, tail)
+            self._leave(200, b"".join(self._pieces))
             try:
                 self._receiver.end()
             except _ODD as error:
@@ -426,15 +445,16 @@ class Generation(Call, Asked):
         if can is not None and (can.says_counts or can.finishes) and house.upstream.half_close(self):
             # It stops, and says in a moment how far it came: what was made is paid for.
             self._ended = self._cut = True
+            house.cut[self] = None
             # One that is not streamed is made to its end by some engines, who cannot be stopped then.
-            get_running_loop().call_later(_LAST_WORDS_S if self._first else _WHOLE_S, self._give_up)
+            get_running_loop().call_later(_LAST_WORDS_S if self._first else _WHOLE_S, self.give_up)
             return
         reached = self.connection is not None
         house.upstream.cancel(self)
         self._leave(_CLIENT_GONE, b"".join(self._pieces), reached=reached)
 
-    def _give_up(self) -> None:
-        """It has not said how far it came."""
+    def give_up(self) -> None:
+        """Wait no longer for how far it came."""
         if self._lane is not None:
             self._house.upstream.cancel(self)
             self._leave(_CLIENT_GONE, b"".join(self._pieces))
@@ -471,6 +491,7 @@ class Generation(Call, Asked):
         """Write the figures down and give the place back. `answer` is all that is known of the answer; of one that was
         cut, `reached` says whether the engine had it."""
         self._ended = True
+        self._house.cut.pop(self, None)
         lane, grant = self._lane, self._grant
         self._give_back(monotonic())
         series = self._series
@@ -519,15 +540,20 @@ class Generation(Call, Asked):
         )
         if found.disputed:
             grant.row.verdicts.append("usage_disputed")
-        if not (self._cut and found.counted is Counted.COUNTED and countable(lane, self._endpoint, self._fields)):
+        house = self._house
+        unknown = self._cut and found.counted is Counted.COUNTED and not house.closing
+        if not unknown or not countable(lane, self._endpoint, self._fields):
             self._settle(status, lane, found, first_s)
             return
 
         def counted(prompt: int | None) -> None:
-            self._settle(status, lane, found if prompt is None else found._replace(prompt=prompt), first_s)
+            if counted in house.counting:
+                del house.counting[counted]
+                self._settle(status, lane, found if prompt is None else found._replace(prompt=prompt), first_s)
 
         # Nobody waits for it any more: the prompt is counted by who read it.
-        Count(self._house.upstream, lane, self._endpoint, self._fields, counted)
+        house.counting[counted] = None
+        Count(house.upstream, lane, self._endpoint, self._fields, counted)
 
     def _settle(self, status: int, lane: Lane, found: Counts, first_s: float) -> None:
         assert self._series is not None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pressroom.gateway.ledger.base import Ledger
     from pressroom.gateway.money.base import Pending, Treasury
     from pressroom.gateway.routes import Route
+    from pressroom.kernel import LedgerSettings
 
 _CLIENT_GONE = 499
 
@@ -43,6 +44,11 @@ class Books:
         self.treasury = treasury
         self.ledger = ledger
         self.free_when_full = free_when_full
+
+    @classmethod
+    def of(cls, settings: LedgerSettings, treasury: Treasury, ledger: Ledger) -> Books:
+        """As the settings of the ledger have it."""
+        return cls(treasury, ledger, free_when_full=settings.when_full == "free", content=settings.content != "none")
 
 
 class Grant:
@@ -119,8 +125,15 @@ class Grant:
 
     def covered(self, found: Hold | Refused) -> Refused | None:
         """Take what was set aside, and write down that it is."""
-        if isinstance(found, Refused) or found is self._hold:
-            return found if isinstance(found, Refused) else None
+        if isinstance(found, Refused):
+            return found
+        if found is self._hold:
+            self._write_opened(found)
+            return None
+        if self._hold is not None:
+            # Two parts asked while the owner of the money thought it over; the first of them holds for all.
+            found.settle(tokens=0, nano_usd=0)
+            return None
         books = self._books
         ledger = books.ledger
         if ledger is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +10,7 @@ import orjson
 from pressroom import __version__
 from pressroom.gateway._books_metrics import BooksFigures
 from pressroom.gateway._dispatcher import Dispatcher
-from pressroom.gateway._entrance import Entrance, id_of
+from pressroom.gateway._entrance import Entrance, Ids, id_of
 from pressroom.gateway._generation import House, no_model
 from pressroom.gateway._grant import Books
 from pressroom.gateway._http_request import Request
@@ -25,7 +23,6 @@ from pressroom.gateway._v2 import V2Door
 from pressroom.gateway._v2_exchanges import error
 from pressroom.gateway._waiting import WaitingRoom
 from pressroom.gateway.admission import Client
-from pressroom.gateway.asking import Asked, Receiver
 from pressroom.gateway.metrics import HubSeries, Metrics
 from pressroom.gateway.problems import Problem, server_error
 from pressroom.gateway.protocols.openai import ENDPOINTS, Endpoint, read
@@ -87,7 +84,8 @@ class Gateway:
         self._count = self._house.refused
         #: Asks models: every door goes by it.
         books = books or Books()
-        self.dispatcher = Dispatcher(self._house, books)
+        self.ids = Ids()
+        self.dispatcher = Dispatcher(self._house, books, self.ids)
         self.metrics.more.append(BooksFigures(routes, self.dispatcher.steerings, self.dispatcher.cache, books).collect)
         self._hub: HubDoor | None = None
         if hub is not None:
@@ -97,9 +95,6 @@ class Gateway:
         self.control = control
         self._v2 = V2Door(self.dispatcher, routes, ready=self._ready, control=control, refused=self._count)
         self._batches = batches
-        # Unique over restarts without asking the system for randomness on each request.
-        self._id_prefix = f"x-request-id: req_{secrets.token_hex(6)}".encode()
-        self._ids = itertools.count(1)
         reads: dict[bytes, Handler] = {
             b"/": self._index,
             _MODELS: self._models,
@@ -164,6 +159,7 @@ class Gateway:
 
     def close(self) -> None:
         """Close the connections to the engines, and the hub."""
+        self._house.close()
         self._house.waiting.close()
         self._upstream.close()
         if self._hub is not None:
@@ -175,7 +171,7 @@ class Gateway:
 
     def handle(self, connection: HttpConnection, request: Request) -> None:
         """Answer a request."""
-        request_id = b"%b%08x\r\n" % (self._id_prefix, next(self._ids))
+        request_id = self.ids.header()
         method = request.method
         posts = method == b"POST"
         headers = request.headers
@@ -232,28 +228,12 @@ class Gateway:
 
     def refuse(self, connection: HttpConnection, status: int, message: str, path: bytes) -> None:
         """Answer what never became a request."""
-        request_id = b"%b%08x\r\n" % (self._id_prefix, next(self._ids))
+        request_id = self.ids.header()
         problem = Problem(status, message)
         if status >= 500:
             retry = 1 if status == 503 else None
             problem = server_error(status, message, code="gateway_error", retry_after_s=retry)
         self._refuse(connection, request_id, problem, path)
-
-    # Asking a model.
-
-    def ask(
-        self,
-        fields: dict[str, Any],
-        endpoint: Endpoint,
-        receiver: Receiver,
-        *,
-        door: str,
-        client: Client,
-        id: str = "",
-        body: bytes | None = None,
-    ) -> Asked:
-        """As `asking.Asker` has it."""
-        return self.dispatcher.ask(fields, endpoint, receiver, door=door, client=client, id=id, body=body)
 
     def _complete(
         self, connection: HttpConnection, request: Request, request_id: bytes, endpoint: Endpoint, client: Client

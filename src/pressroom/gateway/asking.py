@@ -70,7 +70,7 @@ class Asked(ABC):
 
 
 class Asker(Protocol):
-    """Asks a model. The gateway is one."""
+    """Asks a model. The dispatcher of a gateway is one."""
 
     def ask(
         self,

@@ -64,6 +64,18 @@ class Bookkeeping:
         self.access = Access(Keys(workspace), require_key=settings.gateway.require_key)
         self.access.renew()
         self.ledger = open_ledger(workspace)
+        try:
+            self._open(workspace)
+        except BaseException:  # whoever tries again must find the ledger free
+            self.ledger.stop()
+            raise
+        self._routes: RouteTable | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look_after, name="bookkeeping", daemon=True)
+
+    def _open(self, workspace: Workspace) -> None:
+        """Take up where the last server ended."""
         lost = self.ledger.recover()
         self._changes = self._budgets.changes()
         #: The budgets as they were at the start, and who hears of new ones on the event loop.
@@ -87,16 +99,7 @@ class Bookkeeping:
                     seconds=left,
                 )
         self.ledger.start()
-        self.books = Books(
-            self.treasury,
-            self.ledger,
-            free_when_full=settings.ledger.when_full == "free",
-            content=settings.ledger.content != "none",
-        )
-        self._routes: RouteTable | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look_after, name="bookkeeping", daemon=True)
+        self.books = Books.of(workspace.settings.ledger, self.treasury, self.ledger)
 
     def price(self, route: Route) -> Price | None:
         """What the tokens of a route cost; None where nobody knows. Reads the database: for a change of routes."""

@@ -289,7 +289,7 @@ class RouteTable:
         return self._served.get(name)
 
     def tally(self, model: str, branch: str = "") -> Tally | None:
-        """What came of the requests on a branch of `model` ('': on all of it); None where there is no such thing."""
+        """What came of the requests on a branch of `model` ('': where it has none); None where there is none of it."""
         served = self._served.get(model)
         if served is not None and branch:
             served = served.branches.get(branch)

@@ -173,7 +173,7 @@ class EngineConnection(asyncio.Protocol):
         if call is None:
             return
         heard = self._heard
-        if not heard and self._reused and not call.retried:
+        if not heard and self._reused and not call.retried and not self._said_all:
             # The engine closed the pooled connection just as it was used: it never saw this request.
             self._call = call.connection = None
             call.retried = True
@@ -215,7 +215,7 @@ class EngineConnection(asyncio.Protocol):
             self._pool.release(self, self._address, keep_s=head.idle_s - _IDLE_MARGIN_S)
         else:
             self._transport.abort()
-            if head.status == 200:
+            if head.status == 200 and not self._said_all:
                 self._pool.replace(self._address)
         call.on_end()
 

@@ -21,7 +21,6 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-from pressroom.gateway._entrance import id_of
 from pressroom.gateway._grant import Books
 from pressroom.gateway.access import Access
 from pressroom.gateway.app import Gateway
@@ -99,7 +98,8 @@ class WorkerProcess:
         with ExitStack() as held:
             gateway = self._made(held)
             # Answered by this process are the requests with these names: their rows say what it had settled.
-            self._pipe.send(["opened", self._treasury.session, _names(gateway)])
+            # What the names of all requests begin with that this process answers.
+            self._pipe.send(["opened", self._treasury.session, [gateway.ids.prefix]])
             if await self._either(self._routed):
                 await self._serve(gateway)
             self._pipe.close()
@@ -130,7 +130,7 @@ class WorkerProcess:
             ready=lambda: self._ready,
             control=control,
             access=access,
-            books=Books(self._treasury, ledger, free_when_full=settings.ledger.when_full == "free"),
+            books=Books.of(settings.ledger, self._treasury, ledger),
         )
         held.callback(gateway.close)
         gateway.bound_to(self._host, url_of(self._socket))
@@ -208,8 +208,3 @@ class WorkerProcess:
         """The server's process is gone: so are its engines. What a vendor answers may come to its end."""
         self._treasury.closed()
         self._stop.set()
-
-
-def _names(gateway: Gateway) -> list[str]:
-    """What the names of all requests begin with that this process answers."""
-    return [id_of(gateway._id_prefix + b"\r\n"), gateway.dispatcher._prefix]
