@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -52,7 +51,6 @@ class Teller:
         self._told: object = None
         self._prices: list[Any] | None = None
         self._made: tuple[object, Policy | None, CachePolicy | None] = (None, None, None)
-        self._takes_cache = "cache" in inspect.signature(table.put).parameters
 
     def tell(self, wish: Deployment, lives: Sequence[RouteLife]) -> None:
         """Raises what `made_policy` and `made_cache` do: then the gateway goes on with what it was told before."""
@@ -64,16 +62,14 @@ class Teller:
             return
         # A lane that stays keeps the price it was made with.
         anew = self._prices is not None and prices != self._prices
-        self._prices = prices
         plain = len(branches) == 1 and not wish.policy
         policy, cache = self._terms(wish, branches, terms, plain=plain)
-        more: dict[str, Any] = {"cache": cache} if self._takes_cache and cache is not None else {}
         if plain:
             routes = [dataclasses.replace(route, branch="") for route in branches[0].routes]
-            self._table.put(self._name, routes, speeds=branches[0].speeds, **more)
+            self._table.put(self._name, routes, speeds=branches[0].speeds, cache=cache)
         else:
-            self._table.put_branches(self._name, branches, policy=policy, **more)
-        self._told = now
+            self._table.put_branches(self._name, branches, policy=policy, cache=cache)
+        self._told, self._prices = now, prices
         if anew:
             self._table.reprice()
         for life in lives:

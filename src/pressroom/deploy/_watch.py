@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from pressroom.gateway import Tally
 
 # So many failures are no accident: then it is not waited for the end of the time.
 _ENOUGH_FAILURES = 3
+# So many requests that should have come to it, and none that did, are none either.
+_ENOUGH_MISSED = 5
 # Below so many answers a median says little.
 _ENOUGH_TIMES = 5
 # Two medians this near to each other (seconds) are the same to whoever waits, whatever their ratio.
@@ -85,7 +88,8 @@ def judge(checks: Checks, new: Taken, old: Taken, *, elapsed_s: float) -> Judgem
         return Judgement(over=False)
     if worse:
         return Judgement(over=True, reason=errors)
-    if not new.requests and old.requests >= checks.min_requests:
+    expected = old.requests * checks.canary / max(100 - checks.canary, 1e-9)
+    if not new.requests and expected >= _ENOUGH_MISSED and not math.isinf(elapsed_s):
         return Judgement(
             over=True,
             reason=f"none of its requests was answered or refused in {elapsed_s:.0f} s, and the old version took "

@@ -20,6 +20,11 @@ _ROUTE_COUNTS = (
     ("retries", "retries", "Requests sent to the same route again."),
     ("fallbacks", "fallbacks", "Requests that came to a route because another had failed."),
     ("hedges", "hedges", "Requests that came to a route because another was slow."),
+    ("passed_over", "passed_over", "Requests whose turn it was, and that went to another."),
+    ("opened", "breaker_opened", "Times that a route failed too often to be asked for a while."),
+    ("shadows", "copies", "Copies sent to a route for comparison."),
+    ("shadows_failed", "copies_failed", "Copies that were not answered."),
+    ("shadows_skipped", "copies_skipped", "Copies not sent, because too many were under way."),
     ("compared", "copies_compared", "Copies sent to a route for comparison, and compared."),
     ("equal", "copies_equal", "Copies whose answer was the same as the one that was sent."),
 )
@@ -79,13 +84,19 @@ class BooksFigures:
             "pressroom_cache_lookups", "Requests that the cache was asked for.", labels=["model", "kind", "result"]
         )
         evictions = Counter("pressroom_cache_evictions", "Answers forgotten for want of room.", labels=["model"])
+        stores = Counter("pressroom_cache_stores", "Answers that were kept.", labels=["model"])
+        refused = Counter("pressroom_cache_not_kept", "Answers that were cut, too large or not read.", labels=["model"])
+        entries = Gauge("pressroom_cache_entries", "Answers that are kept now.", labels=["model"])
         size = Gauge("pressroom_cache_bytes", "Memory that kept answers take.", labels=["model"])
         for model, figures in found.items():
             for name, kind, result in _CACHE_COUNTS:
                 lookups.add_metric([model, kind, result], getattr(figures, name))
             evictions.add_metric([model], figures.evictions)
             size.add_metric([model], figures.bytes)
-        yield from (lookups, evictions, size)
+            stores.add_metric([model], figures.stores)
+            refused.add_metric([model], figures.refused)
+            entries.add_metric([model], figures.entries)
+        yield from (lookups, evictions, stores, refused, entries, size)
 
     def _of_budgets(self) -> Iterable[Metric]:
         from prometheus_client.core import CounterMetricFamily as Counter
@@ -123,5 +134,9 @@ class BooksFigures:
         yield Counter("pressroom_ledger_rows", "Rows written down.", value=ledger.rows)
         yield Counter("pressroom_ledger_rows_lost", "Rows given up because the disk was full.", value=ledger.lost_rows)
         yield Counter("pressroom_ledger_damaged", "Stretches of the journal that cannot be read.", value=ledger.damaged)
+        yield Counter("pressroom_ledger_failures", "Times that the database did not take rows.", value=ledger.failures)
+        hurried, left_out = ledger.hurried, ledger.left_out
+        yield Counter("pressroom_ledger_languages_spared", "Languages not looked for, to spare time.", value=hurried)
+        yield Counter("pressroom_ledger_texts_left_out", "Texts not held, because too many waited.", value=left_out)
         yield Gauge("pressroom_ledger_unfolded", "Rows that are not in the database yet.", value=ledger.unfolded)
         yield Gauge("pressroom_ledger_full", "Whether the disk has no room for rows.", value=int(ledger.full))

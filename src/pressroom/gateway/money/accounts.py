@@ -143,13 +143,9 @@ class Accounts(Treasury):
         if tokens or nano_usd:
             self.overruns += 1
 
-    def adjust(self, key: str, team: str, model: str, *, at: float, tokens: int = 0, nano_usd: int = 0) -> None:
+    def adjust(self, key: str, team: str, model: str, *, at: float, nano_usd: int) -> None:
         """What was spent at a moment turned out to be so much more, or less where it is negative."""
-        line = self._line(key, team, model, day_of(at))
-        line.tokens += tokens
-        line.nano_usd += nano_usd
-        for pot in line.pots:
-            pot.left -= nano_usd if pot.usd else tokens
+        self.spend(key, team, model, day_of(at), tokens=0, nano_usd=nano_usd)
 
     # What is set from outside.
 
