@@ -20,6 +20,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError
 
 from pressroom.kernel.errors import MigrationError, MissingDependencyError, SettingsError, WorkspaceError
+from pressroom.kernel.write_ahead import write_ahead
 
 Migration = Callable[[sa.Connection], None]
 
@@ -166,11 +167,11 @@ class Database:
         self.engine.dispose()
 
 
-def _sqlite_connect(connection: sa.engine.interfaces.DBAPIConnection, _record: object) -> None:
+def _sqlite_connect(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # transactions are begun below, not guessed by the driver
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_S * 1000}")
-    cursor.execute("PRAGMA journal_mode = WAL")
+    write_ahead(connection, _BUSY_TIMEOUT_S)
     # FULL: a version that was announced as registered survives a power cut.
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA foreign_keys = ON")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+from pressroom.kernel.write_ahead import write_ahead
+
 # Not migrated but made anew from what lies in the place: a number up here rebuilds every index.
 VERSION = 2
 # Seconds a writer waits for another one.
@@ -59,7 +61,7 @@ def connect(path: Path | None) -> sqlite3.Connection:
     )
     try:
         if path is not None:
-            connection.execute("PRAGMA journal_mode = WAL")
+            write_ahead(connection, _BUSY_S)
             # A transaction that a power cut takes back is found again in the packs: no sync for each.
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("PRAGMA journal_size_limit = 0")
