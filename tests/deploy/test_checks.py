@@ -164,6 +164,9 @@ def taken(answered: int, failed: int = 0, median_s: float | None = 0.1) -> Taken
         (taken(20), taken(100), 11, False, ""),  # enough, too early
         (taken(20), taken(100), 12, True, ""),
         (taken(0), taken(0), 48, True, ""),
+        (taken(0), taken(20), 48, True, ""),  # of which two should have come to it: that happens
+        (taken(0), taken(100), 48, True, "none of its requests"),
+        (taken(0), taken(100), float("inf"), True, ""),  # the old one is gone
         (taken(5, 3), taken(100), 1, True, "3 of its 8"),
         (taken(5, 2), taken(100), 1, False, ""),
         (taken(98, 2), taken(100), 12, True, ""),  # as many as are allowed

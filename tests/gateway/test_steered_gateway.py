@@ -67,6 +67,13 @@ class Steered:
         client.close()
         return found
 
+    def metrics(self) -> str:
+        client = Client(self.gateway.port)
+        client.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        text = client.response()[2].decode()
+        client.close()
+        return text
+
 
 def fails(status: int) -> Callable[[socket.socket], None]:
     def answer(connected: socket.socket) -> None:
@@ -184,15 +191,39 @@ def test_the_figures_say_what_came_of_it(echo: Callable[..., Any], script: Calla
     with Steered(*branches, policy=policy, cache={"exact": True}, budgets=(tokens(10_000),)) as steered:
         for _ in range(2):
             steered.ask(max_tokens=4, temperature=0)
-        client = Client(steered.gateway.port)
-        client.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        text = client.response()[2].decode()
-        client.close()
+        text = steered.metrics()
     assert 'pressroom_route_fallbacks_total{model="m",route="own"} 1.0' in text
     assert 'pressroom_route_breaker{model="m",route="vendor"} 2.0' in text
     assert 'pressroom_cache_lookups_total{kind="exact",model="m",result="hit"} 1.0' in text
     assert 'pressroom_budget{name="m",period="total",scope="deployment",unit="tokens"} 10000.0' in text
     assert 'pressroom_budget_held{name="m",period="total",scope="deployment",unit="tokens"} 0.0' in text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_of_several_parts_is_counted_once(echo: Callable[..., Any], stream: bool) -> None:
+    """A hedge that lost, a copy that was sent along, a rule that leaves nobody: clients have one answer each."""
+    slow, quick = echo(first_delay_s=1), echo(tokens=4)
+    branches = branch("slow", slow.port, elsewhere=True), branch("quick", quick.port, weight=0, elsewhere=True)
+    policy = {
+        "hedge": {"after_s": 0.05},
+        "fallback": {"order": ["slow", "quick"]},
+        "shadow": {"branch": "quick", "share": 1.0},
+        "rule": [{"when": {"tag": ["internal"]}, "only": name} for name in ("slow", "quick")],
+    }
+    with Steered(*branches, policy=policy) as steered:
+        assert steered.ask(max_tokens=50, stream=stream)[1]["pressroom-route"] == "quick"
+        until(lambda: len(steered.ledger.rows) == 2)
+        assert steered.ask("hello", "Pressroom-Tag: internal", stream=stream)[0] == 400
+        text = steered.metrics()
+    lines = [line for line in text.splitlines() if line.startswith("pressroom_requests_total")]
+    assert sorted(lines) == [
+        f'pressroom_requests_total{{endpoint="chat.completions",model="m",status="{status}"}} 1.0'
+        for status in (200, 400)
+    ]
+    assert 'pressroom_request_duration_seconds_count{endpoint="chat.completions",model="m"} 2.0' in text
+    assert f'pressroom_time_to_first_token_seconds_count{{model="m"}} {int(stream)}.0' in text
+    assert 'pressroom_client_disconnects_total{model="m"} 0.0' in text
+    assert 'pressroom_requests_in_flight{model="m"} 0.0' in text
 
 
 @pytest.mark.parametrize("room", [1, 2])

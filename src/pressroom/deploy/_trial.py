@@ -108,10 +108,13 @@ class Trial:
     def _asked(self) -> Iterator[None]:
         if not self.checks.asks:
             return
+        while (new := _engine(self._coming)) is None:
+            if self._coming.up:
+                self.step("it is not asked questions: it gives no text")
+                return
+            yield  # it has just ended, and is started again or given up
         self.step("it answers, and is asked questions")
-        new, old = _engine(self._coming), _engine(self._old) if self._old is not None and self._old.up else None
-        if new is None:
-            return  # it has just ended: the supervisor says so
+        old = _engine(self._old) if self._old is not None and self._old.up else None
         found: list[Smoke] = []
         threading.Thread(target=lambda: found.append(self._ask(new, old)), name="smoke", daemon=True).start()
         while not found:

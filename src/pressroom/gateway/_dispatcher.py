@@ -105,7 +105,7 @@ class Dispatcher:
         return guard.asked(self._steer(fields, endpoint, guard, served, grant, body))
 
     def _guard(self, receiver: Receiver, grant: Grant) -> Guard:
-        return Guard(receiver, grant, content=self._books.content)
+        return Guard(self._house, receiver, grant, content=self._books.content)
 
     def _ask_several(
         self,
@@ -178,7 +178,7 @@ class Dispatcher:
 
         def ask() -> Asked:
             recording = self.cache.recording(key, receiver)
-            guard = Guard(recording, grant, recording, content=self._books.content)
+            guard = Guard(self._house, recording, grant, recording, content=self._books.content)
             if wants_several(fields):
                 return self._ask_several(fields, endpoint, guard, served, grant, body)
             return guard.asked(self._steer(fields, endpoint, guard, served, grant, body))
@@ -312,7 +312,8 @@ class Dispatcher:
     def _not_admitted(self, refused: Refused, grant: Grant, receiver: Receiver, asking: Asking | None) -> Asked:
         if asking is not None:
             asking.refused = True
-        self._house.refused(grant.row.model, grant.row.door, refused.problem.status)
+        if not grant.guarded and not grant.row.shadow:
+            self._house.refused(grant.row.model, grant.row.door, refused.problem.status)
         receiver.failed(refused.problem)
         return _NOBODY
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pressroom.gateway._response import Head
     from pressroom.gateway._waiting import WaitingRoom
     from pressroom.gateway.admission import Caller
+    from pressroom.gateway.ledger.base import Row
     from pressroom.gateway.metrics import Metrics, Series
     from pressroom.gateway.policy.base import Asking
     from pressroom.gateway.routes import Lane, Route, RouteTable, Served
@@ -101,6 +102,17 @@ class House:
         known = model and self.routes.served(model) is not None
         self.metrics.of(model if known else "").count(door, status)
 
+    def told(self, row: Row, status: int, began: float, first: float) -> None:
+        """Count a request of which several of an engine's may be part: when it began and had its first word (0: none),
+        in seconds of the performance counter."""
+        series = self.metrics.of(row.model)
+        series.count(row.door, status)
+        series.took(row.door, perf_counter() - began)
+        if first:
+            series.first_tokens.observe(first - began)
+        if status == _CLIENT_GONE:
+            series.disconnects += 1
+
 
 class Prepared:
     """What is the same for every request on a route: made once."""
@@ -123,6 +135,7 @@ class Generation(Call, Asked):
     """A request whose fields passed every check. `start` sends it; it ends by itself, exactly once."""
 
     __slots__ = (
+        "_alone",
         "_asking",
         "_began",
         "_body",
@@ -168,6 +181,8 @@ class Generation(Call, Asked):
         super().__init__()
         self._house = house
         self._grant = grant
+        #: Whether it is all of its client's request: else that is counted by who holds its parts, or by nobody.
+        self._alone = not grant.guarded and not grant.row.shadow
         grant.enter()
         self._branch = branch
         self._asking = asking
@@ -439,7 +454,7 @@ class Generation(Call, Asked):
             return
         house, lane = self._house, self._lane
         house.waiting.leave(self)
-        if self._series is not None:
+        if self._series is not None and self._alone:
             self._series.disconnects += 1
         can = lane.route.capabilities if lane is not None else None
         if can is not None and (can.says_counts or can.finishes) and house.upstream.half_close(self):
@@ -496,19 +511,18 @@ class Generation(Call, Asked):
         self._give_back(monotonic())
         series = self._series
         if series is None:  # it never came to an engine
-            metrics = self._house.metrics
-            known = self._house.routes.served(self.model) is not None
-            metrics.of(self.model if known else "").count(self._door, status)
+            if self._alone:
+                self._house.refused(self.model, self._door, status)
             grant.leave(status, None, None)
             return
         now = perf_counter()
         series.in_flight -= 1
-        series.count(self._door, status)
-        series.took(self._door, now - self._began)
-        first_s = 0.0
-        if self._first:
-            first_s = self._first - self._began
-            series.first_tokens.observe(first_s)
+        first_s = self._first and self._first - self._began
+        if self._alone:
+            series.count(self._door, status)
+            series.took(self._door, now - self._began)
+            if first_s:
+                series.first_tokens.observe(first_s)
         if self.retried:
             series.retries += 1
         if lane is None:

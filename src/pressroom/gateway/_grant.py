@@ -128,8 +128,7 @@ class Grant:
         if isinstance(found, Refused):
             return found
         if found is self._hold:
-            self._write_opened(found)
-            return None
+            return None if self._write_opened(found) else Refused(_not_written(), "ledger")
         if self._hold is not None:
             # Two parts asked while the owner of the money thought it over; the first of them holds for all.
             found.settle(tokens=0, nano_usd=0)
@@ -160,8 +159,8 @@ class Grant:
             if tokens <= hold.tokens and nano <= hold.nano_usd:
                 return None
         refused = hold.extend(tokens=tokens, nano_usd=nano)
-        if refused is None:
-            self._write_opened(hold)
+        if refused is None and not self._write_opened(hold):
+            return Refused(_not_written(), "ledger")
         return refused
 
     def _write_opened(self, hold: Hold) -> bool:

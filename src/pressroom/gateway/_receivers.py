@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -15,6 +16,7 @@ from pressroom.gateway.asking import Asked, InOnePiece, Receiver
 from pressroom.gateway.problems import server_error
 
 if TYPE_CHECKING:
+    from pressroom.gateway._generation import House
     from pressroom.gateway._grant import Grant
     from pressroom.gateway._http_server import HttpConnection
     from pressroom.gateway.cache._recording import Recording
@@ -120,11 +122,19 @@ class Vector(InOnePiece):
 class Guard(Asked):
     """Between a client and what works for it: says of a request with several parts when the client has its end."""
 
-    __slots__ = ("_asked", "_grant", "_kept", "_over", "_receiver", "_recording", "_size")
+    __slots__ = ("_asked", "_first", "_grant", "_house", "_kept", "_over", "_receiver", "_recording", "_size")
 
     def __init__(
-        self, receiver: Receiver, grant: Grant, recording: Recording | None = None, *, content: bool = False
+        self,
+        house: House,
+        receiver: Receiver,
+        grant: Grant,
+        recording: Recording | None = None,
+        *,
+        content: bool = False,
     ) -> None:
+        self._house = house
+        self._first = 0.0
         self._kept: list[bytes] | None = [] if content else None
         self._size = 0
         self._receiver = receiver
@@ -146,6 +156,7 @@ class Guard(Asked):
         self._receiver.whole(body, route)
 
     def begin(self, route: Route) -> None:
+        self._first = perf_counter()
         self._receiver.begin(route)
 
     def data(self, data: bytes) -> None:
@@ -185,6 +196,8 @@ class Guard(Asked):
             self._size += len(data)
 
     def _end(self, status: int) -> None:
+        if not self._over:
+            self._house.told(self._grant.row, status, self._grant.began, self._first)
         self._over = True
         if self._kept:
             self._grant.row.answer = b"".join(self._kept)
