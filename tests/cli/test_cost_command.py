@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from pressroom.cli.cost import cost
 from pressroom.cost import Powered, PriceError
-from pressroom.deploy import Deployments
+from pressroom.deploy import Deployments, RouteWish
 from pressroom.gateway.ledger import Counted, Row, open_ledger
 from pressroom.kernel import NotFoundError, PressroomError, Workspace
 from pressroom.registry import Registry
@@ -127,7 +127,7 @@ def test_what_was_spent_and_what_tokens_cost(workspace: Workspace, asking: Askin
     assert report["traffic"]["own"] is True and report["unpriced_requests"] == 0
 
 
-@pytest.mark.parametrize("by", ["key", "team", "deployment", "language", "day", "branch", "model"])
+@pytest.mark.parametrize("by", ["key", "team", "deployment", "language", "day", "branch", "model", "tag", "user"])
 def test_groups_together_are_everything(workspace: Workspace, asking: Asking, by: str) -> None:
     fill(workspace)
     report = found(asking("--by", by, "--machine-usd-per-hour", "0.5", "--json"))
@@ -264,6 +264,68 @@ def test_what_the_deployment_says_its_price_is_counts(workspace: Workspace, aski
     assert "CHARGED USD" in asking().stdout
 
 
+def test_a_price_written_at_a_route_counts_for_its_canary_too(workspace: Workspace, asking: Asking) -> None:
+    own = Registry(workspace).get("smollm2").digest
+    wish = {"ref": "smollm2:1", "digest": own, "engine": "llamacpp"}
+    way = RouteWish(name="own", price={"prompt": 2, "completion": 4}, **wish)
+    Deployments(workspace).put("chat", routes=[way], **wish)
+    ledger = open_ledger(workspace)
+    ledger.start()
+    for number, branch in enumerate(["", way.name, f"{way.name}~new", "another"]):
+        row = Row(f"of-{number}", time.time())
+        row.model, row.branch, row.digest, row.engine, row.counted = "chat", branch, own, "llamacpp", Counted.STATED
+        row.prompt_tokens = 1_000
+        assert ledger.append(row)
+    ledger.stop()
+    done = found(asking("reprice", "--model", "chat", "--since", "1d", "--json"))
+    assert (done["requests"], done["wrong"], done["corrected_nano_usd"]) == (4, 3, 3 * 2_000_000)
+
+
+def test_tags_and_users_are_summed_and_many_share_a_line(workspace: Workspace, asking: Asking) -> None:
+    ledger = open_ledger(workspace)
+    ledger.start()
+    for number in range(60):
+        row = Row(f"of-{number}", time.time() - 1)
+        row.model, row.engine, row.counted, row.prompt_tokens = "chat", "llamacpp", Counted.STATED, 1_000 - number
+        row.user, row.tag = f"user-{number}", "night\x1b[2J" if number % 2 else "day"
+        assert ledger.append(row)
+    ledger.stop()
+    groups = {one["name"]: one["requests"] for one in found(asking("--by", "tag", "--json"))["groups"]}
+    assert sorted(groups.values()) == [30, 30] and "day" in groups
+    assert "\x1b" not in asking("--by", "tag").stdout.replace("\x1b[1m", "").replace("\x1b[0m", "")
+    asking("--by", "tag", "--svg", "tags.svg")
+    words = ["".join(text.itertext()) for text in ElementTree.parse("tags.svg").getroot().iter(f"{_SVG}text")]
+    assert "day" in words and "Spent by tagtokens" in words
+    users = found(asking("--by", "user", "--json"))["groups"]
+    assert len(users) == 60 and all(one["requests"] == 1 and not one["name"].startswith("user") for one in users)
+    lines = asking("--by", "user").stdout.splitlines()
+    [rest] = [line.split() for line in lines if "others" in line]
+    assert rest[:3] == ["11", "others", "11"] and "together" in "".join(lines)
+    assert "11 others" in asking("replay", "--against", "1/2", "--by", "user").stdout
+
+
+def test_small_amounts_have_no_exponent(workspace: Workspace, asking: Asking) -> None:
+    fill(workspace)
+    said = asking("--machine-usd-per-hour", "0.00001", "--against", "0.00002/0").stdout
+    assert "e-0" not in said and "at 0.00001 USD an hour: 0.0001 USD" in said
+
+
+def test_a_price_for_a_name_that_nobody_has_is_doubted(workspace: Workspace, asking: Asking) -> None:
+    def noted(name: str) -> str:
+        return str(found(asking("price", "set", name, "--prompt", "1", "--completion", "1", "--json"))["note"])
+
+    assert "openai/gpt-4o-mini" in noted("opena/gpt-4o-mini")
+    assert "own/smollm2" in noted("own/smolm2")
+    assert noted("opena/gpt-4o-mini") == "", "it was set before"
+    for name in ("openai/gpt-4o-mini", "api.openai.com/gpt-4o-mini", "own/*", "openai/*"):
+        assert noted(name) == ""
+    assert "note:" in asking("price", "set", "nobody/*", "--prompt", "1", "--completion", "1").stderr
+    error = failure(asking("price", "unset", "openai/gpt-4o-min"))
+    assert isinstance(error, NotFoundError) and "openai/gpt-4o-mini" in error.hint
+    assert found(asking("price", "unset", "nobody/*", "--json"))["price"] is None
+    assert isinstance(failure(asking("price", "unset", "nobody/*")), NotFoundError)
+
+
 def test_requests_that_nobody_knew_the_price_of_are_told(workspace: Workspace, asking: Asking) -> None:
     fill(workspace)
     asking("reprice", "--model", "mini", "--since", "1d", "--price", "0/0")
@@ -277,7 +339,9 @@ def test_requests_that_nobody_knew_the_price_of_are_told(workspace: Workspace, a
     ledger.append(row)
     ledger.stop()
     assert found(asking("--json"))["unpriced_requests"] == 1
-    assert "press cost reprice" in asking().stderr
+    told = asking().stderr
+    assert "press cost price set llm.example.org/unheard-of " in told
+    assert "press cost reprice --model llm.example.org/unheard-of" in told
     assert found(asking("reprice", "--model", "other", "--since", "1d", "--json"))["unknown"] == 1
     asking("price", "set", "llm.example.org/unheard-of", "--prompt", "1", "--completion", "1")
     assert (
@@ -293,7 +357,7 @@ def test_requests_that_nobody_knew_the_price_of_are_told(workspace: Workspace, a
         ["--since", "99999999d"],
         ["--since", "2026-13-01"],
         ["--since", "2026-01-02", "--until", "2026-01-01"],
-        ["--by", "user"],
+        ["--by", "door"],
         ["--machine-usd-per-hour", "nan"],
         ["--machine-usd-per-hour", "-1"],
         ["--month-hours", "1000"],

@@ -73,11 +73,12 @@ def test_from_a_file_to_what_runs_and_back(workspace: Workspace, run: Callable[.
         text = run(serving.ps).stdout
         assert "parrot:2" in text and "(warm)" in text
         back = said(run(rollout.rollback, "chat", "--json"))
-        assert (back["from"], back["to"]) == (["parrot:2"], ["parrot:1"])
+        assert (back["from"], back["to"], back["cancels"]) == (["parrot:2"], ["parrot:1"], False)
+        assert "chat is back from parrot:1 to parrot:2, after " in run(rollout.rollback, "chat").stdout
         history = said(run(rollout.rollouts, "chat", "--json"))["rollouts"]
-        assert [each["verdict"] for each in history] == ["took over"] * 3
+        assert [each["verdict"] for each in history] == ["took over"] * 4
         shown = run(rollout.rollouts, "chat").stdout
-        assert "parrot:2  parrot:1  took over" in shown and "is still warm" in shown
+        assert "parrot:1  parrot:2  took over" in shown and "is still warm" in shown
 
 
 def test_a_typo_is_shown_and_refused_and_nothing_is_changed(workspace: Workspace, run: Callable[..., Result]) -> None:
@@ -105,9 +106,28 @@ def test_a_version_that_fails_its_checks(workspace: Workspace, run: Callable[...
         assert "tries it again" in run(rollout.plan, "chat.toml").stdout
         assert "withdrawn" in run(rollout.rollouts, "chat").stdout
         assert "withdrawn" in run(serving.ps).stdout
-        back = said(run(rollout.rollback, "chat", "--json"))
-        assert back["to"] == ["parrot:1"]
+        text = run(rollout.rollback, "chat").stdout
+        assert "chat: parrot:1 is taken back, and had not taken over; parrot:1 goes on answering" in text
         assert "failed" not in run(serving.ps).stdout
+
+
+def test_a_canary_that_few_asked_is_told(workspace: Workspace, run: Callable[..., Result]) -> None:
+    with Server(workspace):
+        run(rollout.apply, "chat.toml")
+        edit(workspace, "parrot:1", "parrot:2")
+        file = workspace.root / "chat.toml"
+        file.write_text(f"{file.read_text()}[rollout]\ncanary = 50\nwatch_s = 0.1\nmax_watch_s = 0.2\n")
+        told = run(rollout.apply, "chat.toml").stderr
+        assert "note: parrot:2 took over after 0 requests" in told and "the 20 (min_requests)" in told
+        assert "note" not in run(rollout.apply, "chat.toml").stderr
+
+
+def test_a_price_that_is_not_said_is_the_lists(workspace: Workspace, run: Callable[..., Result]) -> None:
+    with Server(workspace):
+        run(rollout.apply, "chat.toml")
+        edit(workspace, 'engine = "echo"', 'engine = "echo"\nprice = { prompt = 1, completion = 2 }')
+        text = run(rollout.plan, "chat.toml").stdout
+        assert "~ route main: price of the list → price {" in text and "null" not in text
 
 
 def test_back_to_nothing(workspace: Workspace, run: Callable[..., Result]) -> None:

@@ -27,6 +27,8 @@ _requests = st.fixed_dictionaries(
         "team": _names,
         "model": st.sampled_from(["mini", "chat"]),
         "branch": _names,
+        "tag": _names,
+        "user": _names,
         "ref": st.sampled_from(["mini:1", "smollm2:1"]),
         "engine": st.sampled_from(["vendor", "llamacpp", "vllm"]),
         "language": st.sampled_from(["", "en", "de"]),

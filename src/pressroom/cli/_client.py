@@ -38,6 +38,8 @@ class Answer:
     cached_tokens: int = 0
     ttft_s: float = 0.0
     seconds: float = 0.0
+    #: `exact` or `meaning;0.97` where the gateway gave an answer that it had kept; nothing was generated then.
+    cache: str = ""
 
     @property
     def tokens_per_second(self) -> float:
@@ -50,6 +52,10 @@ class Answer:
     def figures(self) -> str:
         """One line for people."""
         cut = " (cut there: --max-tokens)" if self.finish_reason == "length" else ""
+        if self.cache:
+            return (
+                f"{self.completion_tokens} tokens{cut}, from the cache ({self.cache}), in {self.ttft_s * 1000:.0f} ms"
+            )
         return (
             f"{self.completion_tokens} tokens{cut}, {self.tokens_per_second:.1f} tokens/s, "
             f"first token after {self.ttft_s * 1000:.0f} ms"
@@ -65,7 +71,8 @@ class Answer:
                 "completion_tokens": self.completion_tokens,
                 "cached_tokens": self.cached_tokens,
             },
-            "tokens_per_second": round(self.tokens_per_second, 2),
+            "cache": self.cache or None,
+            "tokens_per_second": None if self.cache else round(self.tokens_per_second, 2),
             "ttft_ms": round(self.ttft_s * 1000, 2),
             "seconds": round(self.seconds, 4),
         }
@@ -110,6 +117,7 @@ def stream_chat(url: str, body: dict[str, Any], answer: Answer) -> Iterator[str]
         response = connection.getresponse()
         if response.status != 200:
             raise _refused(response.status, response.read())
+        answer.cache = response.getheader("pressroom-cache", "")
         for record in _events(response):
             if "error" in record:
                 raise _refused(502, json.dumps(record).encode())

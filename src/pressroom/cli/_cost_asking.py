@@ -190,10 +190,40 @@ class Priced:
 
     def _said(self, deployment: str, branch: str, digest: str) -> Mapping[str, Any] | None:
         wish = self.deployments.get(deployment)
+        # A new version takes its share as `own~new`; a deployment's only route has no name in the ledger.
+        name = branch.partition("~")[0]
         for way in wish.ways if wish is not None else ():
-            if way.digest == digest and branch in ("", way.name):
+            if way.digest == digest and name in ("", way.name):
                 return way.price
         return None
+
+
+def unheard_of(workspace: Workspace, prices: Prices, asked: str) -> str:
+    """What may be wrong with the name of who gets a price; '' where somebody here, or a published price, has it.
+
+    Raises:
+        PriceError: it is not written as VENDOR/MODEL.
+    """
+    from pressroom.cost import names_of_version
+    from pressroom.kernel import did_you_mean
+    from pressroom.registry import Registry
+
+    if prices.find(asked) is not None:
+        return ""
+    vendor, _, model = asked.strip().lower().partition("/")
+    versions = Registry(workspace).list()
+    if vendor == "own":
+        names = {f"own/{version.name.lower()}" for version in versions if not is_remote(version.metadata)}
+    else:
+        names = {name for version in versions for name in names_of_version(version.metadata)}
+    name = f"{vendor}/{model}"
+    known = {*names, *(f"{one.vendor}/{one.model}" for one in prices.known(vendor))}
+    if name in known or (model == "*" and any(one.startswith(f"{vendor}/") for one in known)):
+        return ""
+    return (
+        f"no model that is registered here is called {name}, and no published price: it counts once one is. "
+        + did_you_mean(name, known, otherwise="")
+    ).strip()
 
 
 def best_speed(version: Version | None) -> float | None:

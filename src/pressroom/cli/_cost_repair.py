@@ -62,8 +62,8 @@ def repair(
             workspace.events.emit(Progress(f"repricing {model}", done.requests, of, unit="requests"))
     return {
         "model": model,
-        "since": since,
-        "until": until,
+        "since": round(since, 3),
+        "until": round(until, 3),
         "dry_run": dry_run,
         **dataclasses.asdict(done),
         "difference": done.after - done.before,

@@ -49,6 +49,8 @@ class Report:
     even: Sequence[BreakEven]
     #: Requests that vendors answered at a price that nobody knew then, or that was wrong.
     unpriced: int
+    #: Which models these are, as VENDOR/MODEL, where they are still registered.
+    unpriced_models: Sequence[str]
     #: Whether `even` is about what ran on engines of one's own; else about all requests, because nothing did.
     own_traffic: bool
     #: Tokens of that traffic, and what they would be in a month at this pace.
@@ -140,9 +142,14 @@ def make_report(
     # Free is what has a price of nothing; the others were counted as nothing for want of one.
     today = cost.today()
     unpriced = 0
+    unpriced_models: dict[str, None] = {}
     for deployment, branch, digest, requests in spending.unpaid():
         price = priced.of_row(deployment, branch, digest, today)
-        unpriced += requests if price is None or not price.free else 0
+        if price is None or not price.free:
+            unpriced += requests
+            version = priced.versions.get(digest)
+            names = cost.names_of_version(version.metadata) if version is not None else ()
+            unpriced_models |= dict.fromkeys(names[-1:])
     seconds = max(min(until, time.time()) - since, 1.0)
     return Report(
         since=since,
@@ -158,6 +165,7 @@ def make_report(
         made=made,
         even=sorted(even, key=lambda one: one.vendor_nano),
         unpriced=unpriced,
+        unpriced_models=list(unpriced_models),
         own_traffic=own,
         tokens=tokens,
         month_tokens=int(tokens * _month_s() / seconds),
@@ -170,16 +178,17 @@ def as_record(report: Report) -> dict[str, Any]:
     groups = [{**_spent(one), "machine_nano_usd": part} for one, part in zip(report.groups, machine, strict=True)]
     if report.by == "language":
         ratios = english(report.groups)
-        groups = [{**group, "tokens_to_english": ratios.get(group["name"])} for group in groups]
+        groups = [{**group, "tokens_to_english": _rounded(ratios.get(group["name"]))} for group in groups]
     return {
-        "since": report.since,
-        "until": report.until,
+        "since": round(report.since, 3),
+        "until": round(report.until, 3),
         "by": report.by,
         "groups": groups,
         "total": _spent(report.total),
         "unpriced_requests": report.unpriced,
+        "unpriced_models": list(report.unpriced_models),
         "machine": {
-            "powered_s": report.powered_s,
+            "powered_s": round(report.powered_s, 3),
             "usd_per_hour": report.usd_per_hour or None,
             "nano_usd": report.machine_nano,
         },
@@ -196,7 +205,7 @@ def as_record(report: Report) -> dict[str, Any]:
                 "busy_s": one.work.microseconds / 1e6,
                 "nano_usd": one.nano,
                 "nano_usd_per_million": one.nano_a_million,
-                "tokens_per_second": one.tokens_a_second,
+                "tokens_per_second": _rounded(one.tokens_a_second),
                 "best_nano_usd_per_million_generated": one.best_nano_a_million,
             }
             for one in report.made
@@ -218,6 +227,10 @@ def as_record(report: Report) -> dict[str, Any]:
             "month_hours": report.month_hours,
         },
     }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
 def _spent(one: Spent) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pressroom.cli import _svg as svg
-from pressroom.cli._cost_tables import dollars
-from pressroom.cli._output import human_count
+from pressroom.cli._cost_tables import dollars, heading_of
+from pressroom.cli._output import human_count, printable
 
 if TYPE_CHECKING:
     from pressroom.cli._cost_report import Report
@@ -69,10 +69,11 @@ def cost_svg(report: Report) -> str:
 def _bars(report: Report) -> tuple[list[str], int]:
     """A bar a group: what was paid to vendors, and its part of the machine; tokens, where nothing has a price."""
     machine = report.machine or [0] * len(report.groups)
-    lines = [(one.name or "-", one.vendor_nano_usd, part) for one, part in zip(report.groups, machine, strict=True)]
+    names = [printable(one.name) or "-" for one in report.groups]
+    lines = [(name, one.vendor_nano_usd, part) for name, one, part in zip(names, report.groups, machine, strict=True)]
     money = any(vendor or own for _, vendor, own in lines)
     if not money:
-        lines = [(one.name or "-", one.vendor_tokens, one.own_tokens) for one in report.groups]
+        lines = [(name, one.vendor_tokens, one.own_tokens) for name, one in zip(names, report.groups, strict=True)]
     if report.by == "day":
         lines = lines[-_MOST_BARS:]
     else:
@@ -84,8 +85,9 @@ def _bars(report: Report) -> tuple[list[str], int]:
     most = max((vendor + own for _, vendor, own in lines), default=0) or 1
     inner = _WIDTH - _NAMES - _SUMS
     what = "US dollars" if money else "tokens"
+    by = heading_of(report.by).lower()
     drawn = [
-        f'<text class="panel" x="0" y="18">Spent by {report.by}<tspan class="unit" dx="8">{what}</tspan></text>',
+        f'<text class="panel" x="0" y="18">Spent by {by}<tspan class="unit" dx="8">{what}</tspan></text>',
         f'<rect x="{_WIDTH - 220}" y="9" width="10" height="10" fill="{_VENDORS}"/>',
         f'<text class="name" x="{_WIDTH - 205}" y="18">vendors</text>',
         f'<rect x="{_WIDTH - 140}" y="9" width="10" height="10" fill="{_OWN}"/>',

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pressroom.cli._output import human_count, table
+from pressroom.cli._output import human_count, plain, printable, table
 
 if TYPE_CHECKING:
     from pressroom.cli._cost_asking import Against
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _NANO = 10**9
 _MICRO_IN_HOUR = 3_600_000_000
+# Of users there may be thousands; `--json` has them all.
+_MOST_LINES = 50
 
 
 def dollars(nano: int | None) -> str:
@@ -27,7 +29,7 @@ def dollars(nano: int | None) -> str:
     value = nano / _NANO
     if nano == 0 or abs(value) >= 10:
         return f"{value:,.2f}"
-    return f"{value:,.4f}" if abs(value) >= 0.01 else f"{value:.3g}"
+    return f"{value:,.4f}" if abs(value) >= 0.01 else plain(value)
 
 
 def price_text(price: Price) -> str:
@@ -51,12 +53,32 @@ def print_report(report: Report) -> None:
         if report.unpriced:
             click.secho(
                 f"{report.unpriced:,} requests were answered by vendors whose price nobody knew: they count as 0. "
-                "Set it (press cost price set) and repair the rows (press cost reprice).",
+                + _to_set(report.unpriced_models),
                 fg="yellow",
                 err=True,
             )
     _own(report)
     _even(report)
+
+
+def _to_set(models: Sequence[str]) -> str:
+    if not models:
+        return "Give a price to repair the rows: press cost reprice --model NAME --since DAY --price 0.15/0.60."
+    others = f" (also {', '.join(models[1:4])}{', …' if len(models) > 4 else ''})" if len(models) > 1 else ""
+    return (
+        f"Set it: press cost price set {models[0]} --prompt USD --completion USD --since DAY{others}; "
+        f"then repair the rows: press cost reprice --model {models[0]} --since DAY."
+    )
+
+
+def heading_of(by: str) -> str:
+    """What is summed, as the heading of its column."""
+    return "ROUTE" if by == "branch" else by.upper()
+
+
+def shown_of(by: str, groups: int) -> int:
+    """How many of the groups have a line of their own; the others share one. Days are never left out."""
+    return groups if by == "day" or groups <= _MOST_LINES else _MOST_LINES - 1
 
 
 def _spent(report: Report) -> None:
@@ -65,7 +87,7 @@ def _spent(report: Report) -> None:
     charged = total.own_nano_usd != 0
     machine = report.machine
     headings = [
-        report.by.upper(),
+        heading_of(report.by),
         ">REQUESTS",
         ">FROM CACHE",
         ">TOKENS ASKED",
@@ -90,10 +112,16 @@ def _spent(report: Report) -> None:
 
     ratios = english(report.groups) if language else {}
     lines = []
-    for at, one in enumerate(report.groups):
+    shown = shown_of(report.by, len(report.groups))
+    for at, one in enumerate(report.groups[:shown]):
         ratio = ratios.get(one.name)
         part = None if machine is None else machine[at]
-        lines.append(line(one.name or "-", one, part, "-" if ratio is None else f"{ratio:.2f} ×"))
+        lines.append(line(printable(one.name) or "-", one, part, "-" if ratio is None else f"{ratio:.2f} ×"))
+    if rest := report.groups[shown:]:
+        from pressroom.cost import together
+
+        part = None if machine is None else sum(machine[shown:])
+        lines.append(line(f"{len(rest):,} others", together(rest), part, ""))
     if len(lines) > 1:
         lines.append(line("together", total, report.busy_machine, ""))
     table(headings, lines)
@@ -106,7 +134,7 @@ def _own(report: Report) -> None:
         click.echo(f"The server was on for {hours:,.1f} hours. What the machine costs is not known: set")
         click.echo("machine_usd_per_hour under [cost] in pressroom.toml, or give --machine-usd-per-hour.")
     else:
-        said = f"{report.usd_per_hour:g} USD an hour: {dollars(report.machine_nano)} USD"
+        said = f"{plain(report.usd_per_hour)} USD an hour: {dollars(report.machine_nano)} USD"
         click.echo(f"The server was on for {hours:,.1f} hours at {said}.")
     if not report.made:
         return
@@ -152,7 +180,7 @@ def _even(report: Report) -> None:
     whose = "own engines" if report.own_traffic else "all requests"
     click.echo(
         f"For traffic as that of {whose}, now {human_count(report.month_tokens)} tokens a month; "
-        f"a month has {report.month_hours:g} hours, {dollars(report.even[0].month_nano)} USD."
+        f"a month has {plain(report.month_hours)} hours, {dollars(report.even[0].month_nano)} USD."
     )
 
 
@@ -171,11 +199,13 @@ def verdict(even: BreakEven, month_tokens: int) -> str:
 
 def print_prices(found: Sequence[Known], part: str) -> None:
     """A line a model."""
-    from pressroom.cost import PICO_A_TOKEN, usd
+    from pressroom.cost import has_published, usd
 
     if not found:
         click.echo(f"No price is known for {part!r}." if part else "No price is known.")
-        click.echo("Published prices come with pip install 'pressroom[vendors]'; set one with press cost price set.")
+        click.echo("Set one: press cost price set VENDOR/MODEL --prompt USD --completion USD")
+        if not has_published():
+            click.echo("Published prices come with pip install 'pressroom[vendors]'.")
         return
     table(
         ["MODEL", ">PROMPT", ">CACHED", ">COMPLETION", ">REQUEST", "FROM", "SINCE"],
@@ -192,7 +222,6 @@ def print_prices(found: Sequence[Known], part: str) -> None:
             for one in found
         ],
     )
-    assert PICO_A_TOKEN
     steps = [one for one in found if one.price.tiers]
     if steps:
         tokens = sorted({tier.above for one in steps for tier in one.price.tiers})
@@ -215,7 +244,7 @@ def machine_of(found: Sequence[Replayed], other: Against, *, ratio: Fraction, us
         return {}
     seconds = float(sum(one.completion_tokens for one in found) * ratio) / other.tokens_a_second
     nano = machine_nano(seconds, usd_per_hour) if usd_per_hour > 0 else None
-    return {"tokens_per_second": other.tokens_a_second, "machine_s": seconds, "machine_nano_usd": nano}
+    return {"tokens_per_second": other.tokens_a_second, "machine_s": round(seconds, 3), "machine_nano_usd": nano}
 
 
 def print_replay(found: Sequence[Replayed], other: Against, *, by: str, ratio: Fraction, usd_per_hour: float) -> None:
@@ -224,13 +253,13 @@ def print_replay(found: Sequence[Replayed], other: Against, *, by: str, ratio: F
     if not found:
         click.echo("No request is in the ledger for that time.")
         return
-    lines = [_replayed(one.name or "-", one.requests, one.tokens, one.nano_usd, one.replayed_nano_usd) for one in found]
+    shown = shown_of(by, len(found))
+    lines = [_replayed(printable(one.name) or "-", *_sums([one])) for one in found[:shown]]
+    if rest := found[shown:]:
+        lines.append(_replayed(f"{len(rest):,} others", *_sums(rest)))
     if len(found) > 1:
-        sums = [
-            sum(getattr(one, name) for one in found) for name in ("requests", "tokens", "nano_usd", "replayed_nano_usd")
-        ]
-        lines.append(_replayed("together", *sums))
-    table([by.upper(), ">REQUESTS", ">TOKENS", ">PAID USD", ">THERE USD", ">DIFFERENCE USD"], lines)
+        lines.append(_replayed("together", *_sums(found)))
+    table([heading_of(by), ">REQUESTS", ">TOKENS", ">PAID USD", ">THERE USD", ">DIFFERENCE USD"], lines)
     if other.own:
         click.echo("A route of one's own costs what the machine costs: `press cost` has that.")
         machine = machine_of(found, other, ratio=ratio, usd_per_hour=usd_per_hour)
@@ -238,13 +267,17 @@ def print_replay(found: Sequence[Replayed], other: Against, *, by: str, ratio: F
             nano = machine["machine_nano_usd"]
             said = "" if nano is None else f", {dollars(nano)} USD"
             hours = f"{machine['machine_s'] / 3_600:,.2f} hours of it{said}"
-            click.echo(
-                f"The answers alone take {hours}, at the best speed on the sheet ({other.tokens_a_second:g} tokens/s)."
-            )
+            speed = plain(machine["tokens_per_second"], 1)
+            click.echo(f"The answers alone take {hours}, at the best speed on the sheet ({speed} tokens/s).")
     if ratio == 1:
         click.echo("Tokens as they were counted then; another tokenizer makes more or fewer (--token-ratio).")
     else:
         click.echo(f"Tokens × {float(ratio):g}.")
+
+
+def _sums(found: Sequence[Replayed]) -> list[int]:
+    names = ("requests", "tokens", "nano_usd", "replayed_nano_usd")
+    return [sum(getattr(one, name) for one in found) for name in names]
 
 
 def _replayed(name: str, requests: int, tokens: int, paid: int, there: int) -> list[str]:
@@ -282,8 +315,8 @@ def replay_record(
     ]
     names = ("requests", "tokens", "nano_usd", "replayed_nano_usd", "difference_nano_usd")
     return {
-        "since": since,
-        "until": until,
+        "since": round(since, 3),
+        "until": round(until, 3),
         "against": {"name": other.name, "own": other.own, "price": other.price.as_dict()},
         "token_ratio": float(ratio),
         "by": by,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, TypeVar
 
 import click
@@ -59,6 +60,28 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def count(number: int, what: str) -> str:
     """1 file, 1,234 files."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def printable(text: str) -> str:
+    """Without what would steer a terminal: the text is a stranger's."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def plain(number: float, digits: int = 3) -> str:
+    """0.00009 and 1,234.5: so many digits that mean something behind the point, never an exponent."""
+    number = round(number, digits) if abs(number) >= 1 else float(f"{number:.{digits}g}")
+    return f"{Decimal(repr(number)).normalize():,f}"
+
+
+def rounded(value: Any, digits: int = 6) -> Any:
+    """The same record with so many decimals in its floats: what was measured has no more that mean anything."""
+    if isinstance(value, float):
+        return round(value, digits)
+    if isinstance(value, Mapping):
+        return {name: rounded(each, digits) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(each, digits) for each in value]
+    return value
 
 
 def human_bytes(count: float) -> str:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pressroom.gateway.money import Budget, Budgets
     from pressroom.kernel import Workspace
 
+# Tokens and nano-dollars by scope, name and period.
+_Sums = dict[tuple[str, str, str], tuple[int, int]]
 _BAR = 20
 _ANYTHING = {"ignore_unknown_options": True}  # -5usd is a wrong amount, not an option
 
@@ -52,7 +54,7 @@ def set_(whose: str, amount: tuple[str, ...], as_json: bool) -> None:
         budgets = Budgets(workspace)
         before = budgets.set(wanted)
         doubt = _doubt(workspace, wanted)
-        record = _record(wanted, budgets)
+        record = _record(wanted, _spent(budgets, at := time.time()), at)
     if as_json:
         print_json({**record, "before": before.amount if before else None, "note": doubt})
         return
@@ -98,7 +100,9 @@ def _print_budgets(*, as_json: bool) -> None:
     with Workspace.open() as workspace:
         budgets = Budgets(workspace)
         found = budgets.list()
-        records = [_record(each, budgets) for each in found]
+        at = time.time()
+        spent = _spent(budgets, at) if found else {}
+        records = [_record(each, spent, at) for each in found]
     if as_json:
         print_json(records)
         return
@@ -114,28 +118,34 @@ def _print_budgets(*, as_json: bool) -> None:
                 _shown(each),
                 short_text(record["spent"], each.unit),
                 short_text(record["left"], each.unit),
-                f"{_bar(share)} {'' if share is None else f'{share:.0%}'}".rstrip(),
+                f"{_bar(share)} {_share(share)}".rstrip(),
                 (record["begins_anew"] or "never")[:16].replace("T", " "),
             ]
         )
     table(["WHOSE", ">BUDGET", ">SPENT", ">LEFT", "SHARE", "ANEW (UTC)"], rows)
 
 
-def _record(budget: Budget, budgets: Budgets) -> dict[str, Any]:
-    """A budget with what was spent of it; amounts in nano-dollars or tokens."""
-    from pressroom.gateway.money import Unit
-    from pressroom.gateway.money.periods import begins_anew, day_of, label_of, labels_of
+def _spent(budgets: Budgets, at: float) -> _Sums:
+    """What everybody spent in the day and the month of that moment, and in all."""
+    from pressroom.gateway.money.periods import labels_of
 
-    at = time.time()
+    return budgets.spent(labels_of(at))
+
+
+def _record(budget: Budget, sums: _Sums, at: float) -> dict[str, Any]:
+    """A budget with what was spent of it, of the sums at that moment; amounts in nano-dollars or tokens."""
+    from pressroom.gateway.money import Unit
+    from pressroom.gateway.money.periods import begins_anew, day_of, label_of
+
     label = label_of(budget.period, day_of(at))
-    tokens, nano_usd = budgets.spent(labels_of(at)).get((budget.scope, budget.name, label), (0, 0))
+    tokens, nano_usd = sums.get((budget.scope, budget.name, label), (0, 0))
     spent = nano_usd if budget.unit is Unit.USD else tokens
     anew = begins_anew(budget.period, day_of(at))
     return {
         **_plain(budget),
         "spent": spent,
         "left": max(budget.amount - spent, 0),
-        "share": spent / budget.amount if budget.amount else None,
+        "share": round(spent / budget.amount, 6) if budget.amount else None,
         "label": label,
         "begins_anew": None if anew is None else anew.isoformat(),
     }
@@ -173,6 +183,15 @@ def _bar(share: float | None) -> str:
     return "█" * full + "·" * (_BAR - full)
 
 
+def _share(share: float | None) -> str:
+    """25%, or 12 × where it is many times the budget; 100% only where all of it is spent."""
+    if share is None:
+        return ""
+    if share >= 10:
+        return f"{share:,.0f} ×"
+    return "99%" if 0.99 < share < 1 else "<1%" if 0 < share < 0.01 else f"{share:.0%}"
+
+
 def _doubt(workspace: Workspace, budget: Budget) -> str:
     """What may be wrong with the name: a budget for a name that nobody has bounds nothing."""
     from pressroom.deploy import Deployments
@@ -181,11 +200,16 @@ def _doubt(workspace: Workspace, budget: Budget) -> str:
 
     if budget.scope is Scope.KEY:
         known = [key.name for key in Keys(workspace).list()]
+    elif budget.scope is Scope.TEAM:
+        known = sorted({key.team for key in Keys(workspace).list() if key.team})
     elif budget.scope is Scope.DEPLOYMENT:
         known = [wish.name for wish in Deployments(workspace).list()]
     else:
         return ""
     if budget.name in known:
         return ""
-    text = f"there is no {budget.scope} called {budget.name!r} yet. {did_you_mean(budget.name, known, otherwise='')}"
-    return text.strip()
+    if budget.scope is Scope.TEAM:
+        text = f"no key is of the team {budget.name!r} yet."
+    else:
+        text = f"there is no {budget.scope} called {budget.name!r} yet."
+    return f"{text} {did_you_mean(budget.name, known, otherwise='')}".strip()

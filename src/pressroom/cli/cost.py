@@ -17,8 +17,9 @@ from pressroom.cli._types import Number
 if TYPE_CHECKING:
     from pressroom.cost import Price, SetPrice
 
-_GROUPS = ("key", "team", "deployment", "language", "day", "branch", "model")
+_GROUPS = ("key", "team", "deployment", "language", "day", "branch", "model", "tag", "user")
 _MOST_PRICES = 40
+_BY = "What is summed; branch: a route of a deployment, model: the version that answered."
 
 _since = click.option("--since", callback=moment, default="7d", show_default=True, help="24h, 7d, 4w, or a day (UTC).")
 _until = click.option("--until", callback=moment, help="The same; what came before it counts. [default: now]")
@@ -30,7 +31,7 @@ _until = click.option("--until", callback=moment, help="The same; what came befo
 )
 @_since
 @_until
-@click.option("--by", type=click.Choice(_GROUPS), default="deployment", show_default=True, help="What is summed.")
+@click.option("--by", type=click.Choice(_GROUPS), default="deployment", show_default=True, help=_BY)
 @click.option(
     "--machine-usd-per-hour", type=Number(0, 1e6), help="What this machine costs. [default: the setting under cost]"
 )
@@ -126,13 +127,17 @@ def set_(
     VENDOR is openai, anthropic, what `press cost prices` calls it, or the host that is asked; MODEL may be * for all
     others of it. own/NAME is a model of your own, to charge for it.
     """
+    from pressroom.cli._cost_asking import unheard_of
     from pressroom.cost import Price, Prices
     from pressroom.kernel import Workspace
 
     asked = {"prompt": prompt, "completion": completion, "cached": cached, "request": request}
+    wanted = Price.parse(asked)
     with Workspace.open() as workspace:
-        done = Prices(workspace).set(model, Price.parse(asked), since=since)
-    _print_set(done, as_json=as_json)
+        prices = Prices(workspace)
+        note = unheard_of(workspace, prices, model)
+        done = prices.set(model, wanted, since=since)
+    _print_set(done, as_json=as_json, note=note)
 
 
 @price.command(epilog="Example: press cost price unset openai/gpt-4o-mini")
@@ -175,7 +180,7 @@ def prices(part: str, as_of: date | None, as_json: bool) -> None:
 @_since
 @_until
 @click.option("--deployment", metavar="NAME", help="Only what was asked of this one.")
-@click.option("--by", type=click.Choice(_GROUPS), default="day", show_default=True, help="What is summed.")
+@click.option("--by", type=click.Choice(_GROUPS), default="day", show_default=True, help=_BY)
 @click.option(
     "--token-ratio",
     callback=ratio,
@@ -248,15 +253,17 @@ def _ended(since: float, until: float | None) -> float:
     return ended
 
 
-def _print_set(done: SetPrice, *, as_json: bool) -> None:
+def _print_set(done: SetPrice, *, as_json: bool, note: str = "") -> None:
     name = f"{done.vendor}/{done.model}"
     if as_json:
         said: Price | None = done.price
         record: dict[str, Any] = {"vendor": done.vendor, "model": done.model, "since": done.since.isoformat()}
-        print_json({**record, "price": None if said is None else said.as_dict()})
+        print_json({**record, "price": None if said is None else said.as_dict(), "note": note})
     elif done.price is None:
         click.echo(f"{name}: what was set holds no more from {done.since} on")
     else:
         from pressroom.cli._cost_tables import price_text
 
         click.echo(f"{name}: {price_text(done.price)}, from {done.since} on")
+    if note and not as_json:
+        click.echo(f"note: {note}", err=True)

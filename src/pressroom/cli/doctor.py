@@ -160,7 +160,7 @@ def _server(workspace: Workspace) -> Finding:
         bind(gateway.host, gateway.port).close()
     except DeployError as error:
         return Finding(name="server", state="fail", found=error.message, todo=error.hint)
-    return Finding(name="server", state="ok", found=f"none runs; {gateway.host}:{gateway.port} is free")
+    return Finding(name="server", state="ok", found=f"none runs; {_place(gateway.host, gateway.port)}")
 
 
 def _grpc(workspace: Workspace) -> Finding:
@@ -189,4 +189,8 @@ def _grpc(workspace: Workspace) -> Finding:
         bind(gateway.host, gateway.grpc_port, setting="grpc_port").close()
     except DeployError as error:
         return Finding(name="gRPC", state="fail", found=error.message, todo=error.hint)
-    return Finding(name="gRPC", state="ok", found=f"{gateway.host}:{gateway.grpc_port} is free")
+    return Finding(name="gRPC", state="ok", found=_place(gateway.host, gateway.grpc_port))
+
+
+def _place(host: str, port: int) -> str:
+    return f"{host}:{port} is free" if port else f"any free port of {host} will be taken (the setting is 0)"

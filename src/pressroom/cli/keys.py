@@ -26,8 +26,12 @@ def _bound(ctx: click.Context, param: click.Parameter, value: str | None) -> int
         return value and _NONE
     found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,6})?)\s*([kKmM]?)\s*", value)
     number = Fraction(found[1]) * _SUFFIXES[found[2].lower()] if found is not None else Fraction()
+    if found is not None and not number:
+        raise click.BadParameter(
+            f"{value!r} would let nothing through: `press keys revoke NAME` ends a key, none takes the limit away"
+        )
     if number < 1 or number.denominator != 1:
-        raise click.BadParameter(f"{value!r} is not a whole number above 0, as 60, 10k or 2.5M, and not none")
+        raise click.BadParameter(f"{value!r} is no limit: write a whole number above 0, as 60, 10k or 2.5M, or none")
     return int(number)
 
 
@@ -58,8 +62,8 @@ def _end(ctx: click.Context, param: click.Parameter, value: str | None) -> float
 
 _BOUNDS = (
     click.option("--team", metavar="TEAM", help="Who shares its budgets, files and batches; none for nobody."),
-    click.option("--rpm", callback=_bound, metavar="N", help="Requests in any minute: 60, 10k, or none."),
-    click.option("--tpm", callback=_bound, metavar="N", help="Tokens in any minute, asked and answered: 2M, or none."),
+    click.option("--rpm", callback=_bound, metavar="N", help="Requests a minute: 60, 10k, or none."),
+    click.option("--tpm", callback=_bound, metavar="N", help="Tokens a minute, asked and answered: 2M, or none."),
     click.option("--parallel", callback=_bound, metavar="N", help="Requests at once, or none."),
     click.option(
         "--expires", callback=_end, metavar="WHEN", help="30d, 12h, 2026-12-31 (all of that day, UTC), or none."

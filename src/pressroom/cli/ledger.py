@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pressroom.cli._output import common, count, human_ago, human_bytes, print_json, table
+from pressroom.cli._output import common, count, human_ago, human_bytes, print_json, printable, rounded, table
 
 if TYPE_CHECKING:
     from pressroom.gateway.ledger import Entry, Filter
@@ -20,6 +20,10 @@ _OUTCOMES = ("answered", "failed", "left", "lost")
 _AGE = re.compile(r"(\d{1,6})(m|h|d)")
 _UNITS = {"m": 60, "h": 3_600, "d": 86_400}
 _NANO = 10**9
+_NO_ROW = (
+    "What was refused before an engine or the cache was to answer (a wrong key, model or field, a limit, a budget, a "
+    "rule) has no row."
+)
 
 
 def _given_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -102,10 +106,15 @@ def list_(limit: int, as_json: bool, **which: Any) -> None:
 def show(id: str, as_json: bool) -> None:
     """All that is on record of a request. ID is its id (x-request-id) or the beginning of it."""
     from pressroom.gateway.ledger import Rows
-    from pressroom.kernel import Workspace
+    from pressroom.kernel import NotFoundError, Workspace
 
     with Workspace.open() as workspace:
-        entry, *corrections = Rows(workspace).get(id)
+        try:
+            entry, *corrections = Rows(workspace).get(id)
+        except NotFoundError as error:
+            if not error.message.startswith("no row"):
+                raise
+            raise NotFoundError(error.message, hint=f"{error.hint} {_NO_ROW}", **error.facts) from None
     if as_json:
         print_json(_record(entry) | {"corrections": [_record(each) for each in corrections]})
         return
@@ -114,7 +123,7 @@ def show(id: str, as_json: bool) -> None:
     for name, value in record.items():
         if value in ("", None, []) or name in ("id", "number", "kind", "prompt_text", "answer_text", "nano_usd"):
             continue
-        click.echo(f"  {name:<18} {_printable(', '.join(value) if isinstance(value, list) else str(value))}")
+        click.echo(f"  {name:<18} {printable(', '.join(value) if isinstance(value, list) else str(value))}")
     for each in corrections:
         click.echo(f"  {'corrected':<18} {_usd(each.nano_usd)} USD on {_moment(each.recorded)}")
     if corrections:
@@ -122,7 +131,7 @@ def show(id: str, as_json: bool) -> None:
     for heading, text in (("asked", entry.prompt_text), ("answered", entry.answer_text)):
         if text:
             click.secho(f"\n{heading}", bold=True)
-            click.echo(_printable(text))
+            click.echo(printable(text))
 
 
 @ledger.command(epilog="Example: press ledger export november.parquet --since 2026-11-01 --until 2026-12-01")
@@ -178,7 +187,7 @@ def _print_state(*, as_json: bool) -> None:
         kept = workspace.settings.ledger.keep_days
         content = workspace.settings.ledger.content
     if as_json:
-        print_json(dataclasses.asdict(state) | {"keep_days": kept, "content": content})
+        print_json(rounded(dataclasses.asdict(state)) | {"keep_days": kept, "content": content})
         return
     span = (
         f", {_moment(state.first)[:19]} to {_moment(state.last)[:19]}" if state.first is not None and state.last else ""
@@ -215,7 +224,7 @@ def _line(entry: Entry) -> list[str]:
 
 
 def _record(entry: Entry) -> dict[str, Any]:
-    values = dataclasses.asdict(entry)
+    values: dict[str, Any] = rounded(dataclasses.asdict(entry))
     values["verdicts"] = list(entry.verdicts)
     return values | {"at": _moment(entry.at), "recorded": _moment(entry.recorded), "usd": _usd(entry.nano_usd)}
 
@@ -229,8 +238,3 @@ def _usd(nano: int) -> str:
     whole, rest = divmod(abs(nano), _NANO)
     digits = f"{rest:09d}".rstrip("0").ljust(2, "0")
     return f"{'-' if nano < 0 else ''}{whole:,}.{digits}"
-
-
-def _printable(text: str) -> str:
-    """Without what would steer a terminal: the text is a stranger's."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text)

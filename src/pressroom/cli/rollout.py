@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pressroom.cli._output import common, count, human_ago, print_json, table
-from pressroom.cli.serving import deployment_record, patience, say, say_started
+from pressroom.cli._output import common, count, human_ago, print_json, rounded, table
+from pressroom.cli.serving import deployment_record, patience, say, say_few, say_started
 
 if TYPE_CHECKING:
-    from pressroom.deploy import Change, Deployment, DeploymentFile, Plan, Rollout
+    from pressroom.deploy import Change, Deployment, DeploymentFile, Plan, Rollout, RouteWish
     from pressroom.kernel import Workspace
 
 _FILES = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 _SIGNS = {"start": ("+", "green"), "roll out": ("~", "yellow"), "stop": ("-", "red"), "tell": ("~", None)}
 _MEANS = {"start": "starts", "roll out": "is rolled out", "stop": "ends", "tell": "restarts nothing"}
+# What a plan calls what a route does not say.
+_UNSAID = {"price null": "price of the list", "idle_stop_s null": "idle_stop_s of the settings"}
 _COLOURS = {"took over": "green", "withdrawn": "red"}
 
 
@@ -70,7 +72,7 @@ def apply(files: tuple[Path, ...], no_wait: bool, as_json: bool) -> None:
             if not as_json:
                 say_started(server)
         records = []
-        for wish in wishes:
+        for wish, (_, found) in zip(wishes, planned, strict=True):
             if no_wait:
                 seen = deployments.observed(wish)
             else:
@@ -79,6 +81,8 @@ def apply(files: tuple[Path, ...], no_wait: bool, as_json: bool) -> None:
             records.append(deployment_record(wish, seen, server.url))
             if not as_json:
                 click.echo(f"{wish.name} is {seen.phase.value}, at {server.url}/v1")
+                if found.changes:
+                    say_few(deployments, wish)
     if as_json:
         plans = [found.as_dict() for _, found in planned]
         print_json({"deployments": records, "plans": plans})
@@ -95,23 +99,30 @@ def rollback(name: str, load: bool, no_wait: bool, as_json: bool) -> None:
 
     During a roll-out, or after one that failed, it takes the new version back, and what serves goes on.
     """
-    from pressroom.deploy import Deployments, roll_back, running_server, wait_for_switch
+    from pressroom.deploy import Deployments, roll_back, running_server, wait_for_switch, way_back
     from pressroom.kernel import Workspace
 
     with Workspace.open() as workspace:
         deployments = Deployments(workspace)
         before = deployments.get(name)
+        standing = deployments.standing(name)
         keep_warm_s = workspace.settings.rollout.keep_warm_s
         wish = roll_back(deployments, name, keep_warm_s=keep_warm_s, load=load)
+        cancels = way_back(before, standing).cancels
         seconds = None
         if not no_wait and running_server(workspace) is not None:
             seconds = wait_for_switch(deployments, wish, timeout_s=patience(workspace, wish))
     refs = {"from": [way.ref for way in before.ways], "to": [way.ref for way in wish.ways]}
     if as_json:
-        print_json({"name": name, **refs, "seconds": seconds})
+        print_json({"name": name, **refs, "cancels": cancels, "seconds": rounded(seconds)})
+        return
+    gone, back = _changed(before, wish)
+    if cancels:
+        took = "" if seconds is not None else "; it is wished, and not yet seen"
+        click.echo(f"{name}: {gone} is taken back, and had not taken over; {back} goes on answering{took}")
         return
     took = f", after {seconds:.2f} s" if seconds is not None else "; it is wished, and not yet seen to serve"
-    click.echo(f"{name} is back from {', '.join(refs['from'])} to {', '.join(refs['to'])}{took}")
+    click.echo(f"{name} is back from {gone} to {back}{took}")
 
 
 @click.command(epilog="Example: press rollouts chat")
@@ -126,7 +137,7 @@ def rollouts(name: str, last: int, as_json: bool) -> None:
     with Workspace.open() as workspace:
         found = Deployments(workspace).rollouts(name)[:last]
     if as_json:
-        print_json({"name": name, "rollouts": [dataclasses.asdict(each) for each in found]})
+        print_json({"name": name, "rollouts": [rounded(dataclasses.asdict(each)) for each in found]})
         return
     if not found:
         click.echo(f"Nothing was rolled out as {name} yet.")
@@ -141,6 +152,20 @@ def rollouts(name: str, last: int, as_json: bool) -> None:
     click.secho(f"\n{newest.to_ref}: {newest.verdict.value}, {human_ago(newest.started)}", fg=colour, bold=True)
     for step in newest.steps:
         click.echo(f"  {step['at'] - newest.started:7.1f} s  {step['says']}")
+
+
+def _changed(before: Deployment, after: Deployment) -> tuple[str, str]:
+    """The versions that differ, with their routes where there are several."""
+    old, new = before.ways, after.ways
+    if [way.name for way in old] == [way.name for way in new]:
+        pairs = [(was, now) for was, now in zip(old, new, strict=True) if was.mark != now.mark]
+        old, new = tuple(was for was, _ in pairs) or old, tuple(now for _, now in pairs) or new
+    several = len(before.ways) > 1 or len(after.ways) > 1
+
+    def said(ways: Sequence[RouteWish]) -> str:
+        return ", ".join(f"{way.ref} ({way.name})" if several else way.ref for way in ways)
+
+    return said(old), said(new)
 
 
 def _plans(workspace: Workspace, files: Sequence[Path]) -> list[tuple[DeploymentFile, Plan]]:
@@ -189,10 +214,11 @@ def _show(found: Plan) -> None:
 
 def _show_change(change: Change) -> None:
     sign, colour = _SIGNS[change.kind.value]
-    if change.before and change.after:
-        what = f"{change.before} → {change.after}"
+    before, after = _UNSAID.get(change.before, change.before), _UNSAID.get(change.after, change.after)
+    if before and after:
+        what = f"{before} → {after}"
     else:
-        what = change.after or change.before
+        what = after or before
         if change.kind.value == "tell":
             sign, colour = ("+", "green") if change.after else ("-", "red")
     text = click.style(f"  {sign} {change.subject}: {what}", fg=colour)

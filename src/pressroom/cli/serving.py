@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pressroom.cli._output import common, human_ago, human_bytes, print_json, table
+from pressroom.cli._output import common, count, human_ago, human_bytes, print_json, table
 from pressroom.cli._signals import until_stopped
 from pressroom.cli._types import MOST, Number
 
 if TYPE_CHECKING:
-    from pressroom.deploy import Deployment, Observed, ServerInfo
+    from pressroom.deploy import Deployment, Deployments, Observed, ServerInfo
     from pressroom.kernel import Workspace
 
 # A reference that has not been computed before takes minutes for a model of some size.
@@ -109,10 +109,11 @@ def deploy(
             seen = wait_until(
                 deployments, wish, Phase.READY, timeout_s=patience(workspace, wish), on_change=say(as_json)
             )
-    if as_json:
-        print_json(deployment_record(wish, seen, server.url))
-    else:
-        click.echo(f"{wish.name} is {seen.phase.value}: {wish.ref} on {wish.engine}, at {server.url}/v1")
+        if as_json:
+            print_json(deployment_record(wish, seen, server.url))
+        else:
+            click.echo(f"{wish.name} is {seen.phase.value}: {wish.ref} on {wish.engine}, at {server.url}/v1")
+            say_few(deployments, wish)
 
 
 def say(quiet: bool) -> Callable[[Observed], None]:
@@ -127,6 +128,25 @@ def say(quiet: bool) -> Callable[[Observed], None]:
 
 def say_started(server: ServerInfo) -> None:
     click.echo(f"started a server in the background (process {server.pid}; `press stop --all` ends it)")
+
+
+def say_few(deployments: Deployments, wish: Deployment) -> None:
+    """Says which of the versions of this wish took over after fewer requests than they were to be judged by."""
+    from pressroom.deploy import Checks, Verdict
+
+    least = Checks.of(wish.rollout).min_requests
+    for rollout in deployments.rollouts(wish.name):
+        watched = rollout.figures.get("watch")
+        if rollout.generation != wish.generation or rollout.verdict is not Verdict.TOOK_OVER or watched is None:
+            continue
+        took = watched["new"]["answered"] + watched["new"]["failed"]
+        if took < least:
+            click.secho(
+                f"note: {rollout.to_ref} took over after {count(took, 'request')} in {watched['seconds']:g} s, fewer "
+                f"than the {least:,} (min_requests) it was to be judged by",
+                fg="yellow",
+                err=True,
+            )
 
 
 def patience(workspace: Workspace, wish: Deployment) -> float:

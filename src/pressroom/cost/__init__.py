@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         per_million,
     )
     from pressroom.cost.powered import BEAT_S, Powered
-    from pressroom.cost.prices import Known, Prices, SetPrice, names_of_version, today, what_to_do
+    from pressroom.cost.prices import Known, Prices, SetPrice, has_published, names_of_version, today, what_to_do
     from pressroom.cost.repricing import Correction, Repriced, Repricing
     from pressroom.cost.spending import GROUPS, Replayed, Spending, Spent, Work, together
 
@@ -46,6 +46,7 @@ __all__ = [
     "apportioned",
     "best_nano_a_million",
     "capacity",
+    "has_published",
     "machine_nano",
     "names_of_version",
     "per_million",
@@ -77,6 +78,7 @@ __getattr__ = _lazily(
         "apportioned": "machine",
         "best_nano_a_million": "machine",
         "capacity": "machine",
+        "has_published": "prices",
         "machine_nano": "machine",
         "names_of_version": "prices",
         "per_million": "machine",

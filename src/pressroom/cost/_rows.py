@@ -31,6 +31,8 @@ ledger = sa.table(
     sa.column("at", sa.Float),
     sa.column("key", sa.String),
     sa.column("team", sa.String),
+    sa.column("user", sa.String),
+    sa.column("tag", sa.String),
     sa.column("model", sa.String),
     sa.column("branch", sa.String),
     sa.column("ref", sa.String),

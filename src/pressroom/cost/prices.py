@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from pressroom.cost import _published as published
 from pressroom.cost._vendors import endpoint, names_like, names_of
 from pressroom.cost.base import Price, PriceError
-from pressroom.kernel import Workspace
+from pressroom.kernel import NotFoundError, Workspace, did_you_mean
 
 #: What stands in a vendor's place for models on machines of one's own.
 OWN = "own"
@@ -127,7 +127,24 @@ class Prices:
         return self._write(asked, price, since)
 
     def unset(self, asked: str, *, since: date | None = None) -> SetPrice:
-        """Take back what was set, from a day on. Raises PriceError."""
+        """Take back what was set, from a day on.
+
+        Raises:
+            PriceError: it is not written so.
+            NotFoundError: nothing is set for exactly this on that day.
+        """
+        vendor, model = parse_model(asked)
+        day = since or today()
+        said = [one for one in self.history() if one.since <= day]
+        # In the order in which they count: the last of these is the one that holds.
+        holds = {(one.vendor, one.model): one.price for one in sorted(said, key=lambda one: one.since)}
+        if holds.get((vendor, model)) is None:
+            known = [f"{of}/{name}" for (of, name), price in holds.items() if price is not None]
+            raise NotFoundError(
+                f"no price is set for {vendor}/{model} on {day}",
+                hint=did_you_mean(f"{vendor}/{model}", known, otherwise=f"Set are {', '.join(known) or 'none'}."),
+                asked=asked[:400],
+            )
         return self._write(asked, None, since)
 
     def history(self) -> list[SetPrice]:
@@ -246,6 +263,11 @@ def what_to_do(metadata: Mapping[str, Any]) -> str:
     if published.installed():
         return f"Say what a million tokens cost: {said}"
     return f"pip install 'pressroom[vendors]' has the published prices; or say what a million tokens cost: {said}"
+
+
+def has_published() -> bool:
+    """Whether the prices that vendors publish are installed."""
+    return published.installed()
 
 
 def today() -> date:

@@ -33,8 +33,7 @@ class Correction:
 class Repriced:
     """What a repricing has looked at so far: requests, those with another amount, those whose price nobody knows, and
     those of which it cannot be told (several share an id, or several engines read the prompt and the price depends on
-    its length); and what those with
-    another amount came to and come to, in nano-dollars."""
+    its length); and what those with another amount came to and come to, in nano-dollars."""
 
     requests: int = 0
     wrong: int = 0

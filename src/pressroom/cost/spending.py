@@ -16,8 +16,8 @@ from pressroom.cost.base import Price
 from pressroom.kernel import Workspace
 
 #: By what spending can be summed: `deployment` is the name that was asked, `branch` a way of it to answer, `model` the
-#: version that answered, `day` in UTC.
-GROUPS = ("key", "team", "deployment", "language", "day", "branch", "model")
+#: version that answered, `day` in UTC, `tag` what clients said in a header, `user` the hash of a client's user.
+GROUPS = ("key", "team", "deployment", "language", "day", "branch", "model", "tag", "user")
 _DAY_S = 86_400
 _MICRO = 1_000_000
 

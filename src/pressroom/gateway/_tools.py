@@ -37,8 +37,12 @@ _MUST = (
 
 def wants_tools(fields: dict[str, Any], served: Served) -> bool:
     """Whether tools are asked for that an engine of this model can only call in this way."""
-    if not fields.get("tools") and not any(_about_tools(message) for message in fields.get("messages") or ()):
-        return False
+    if not fields.get("tools"):
+        for message in fields.get("messages") or ():
+            if _about_tools(message):
+                break
+        else:
+            return False
     # Of an engine that sleeps or starts it is known already what it can do.
     capabilities = [lane.route.capabilities for lane in served.lanes if lane.route.capabilities.chat]
     return (

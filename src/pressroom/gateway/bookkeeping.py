@@ -30,8 +30,6 @@ _log = logging.getLogger(__name__)
 
 _LOOK_S = 0.5
 _JOIN_S = 10.0
-# What was set aside for requests that were lost with the server before: so long, because a vendor may still work.
-_LOST_HOLD_S = 600.0
 
 
 class Bookkeeping:
@@ -86,18 +84,7 @@ class Bookkeeping:
         while self._corrected != (newest := newest_correction(workspace)):
             self._corrected = newest  # one that is made meanwhile is in the sums, or is not
             self.treasury.load(self._budgets.spending())
-        for one in lost:
-            left = _LOST_HOLD_S - (time.time() - one.at)
-            if left > 0:
-                self.treasury.hold_until(
-                    one.key,
-                    one.team,
-                    one.model,
-                    tokens=one.tokens,
-                    nano_usd=one.nano_usd,
-                    at=one.at,
-                    seconds=left,
-                )
+        self.treasury.hold_lost(lost)
         self.ledger.start()
         self.books = Books.of(workspace.settings.ledger, self.treasury, self.ledger)
 

@@ -81,8 +81,9 @@ KEEP: Literal[Keep.KEEP] = Keep.KEEP
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Key:
     """A key as it is kept. `created`, `revoked` and `expires` are seconds since the epoch, `rights` as they were
-    written; `team` is '' where it has none. A limit that is None is none: requests and tokens in any minute, and
-    requests at once."""
+    written; `team` is '' where it has none. A limit that is None is none: requests and tokens a minute (a
+    bucket that begins full and holds as many, so that up to twice as many may come within one minute), and requests at
+    once."""
 
     name: str
     rights: tuple[str, ...]

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from pressroom.gateway.admission import Caller, Refused
+from pressroom.gateway.ledger import Opened
 from pressroom.gateway.money import UNKNOWN, Accounts, Hold, Scope, Spending, Unit
 
 from .clocks import DAY, NOON, Clocks, alice, budget, held, refused
@@ -79,7 +80,12 @@ def test_a_refusal_over_budget_says_which_how_much_is_left_and_until_when() -> N
         "It begins anew at 2026-11-22 00:00 UTC."
     )
     # One that waits for nothing: the budget is not large enough for it, or never begins anew.
-    assert refused(ask(accounts, alice(), 1, 6 * USD)).problem.retry_after_s is None
+    never = refused(ask(accounts, alice(), 1, 6 * USD)).problem
+    assert never.retry_after_s is None
+    assert never.message == (
+        "This request may take 6 USD, more than the whole of the budget of key alice, 5 USD a day: it never fits. "
+        "Ask for a shorter answer (max_tokens), send a shorter prompt, or have the budget raised."
+    )
     over_all = refused(ask(accounts, Caller("bob"), 1, 99 * USD)).problem
     assert over_all.retry_after_s is None
     assert "budget of all, 100 USD in all" in over_all.message and "anew" not in over_all.message
@@ -90,9 +96,40 @@ def test_a_budget_that_is_only_held_is_worth_another_try_soon() -> None:
     hold = held(ask(accounts, alice(), 80))
     problem = refused(ask(accounts, alice(), 30)).problem
     assert problem.retry_after_s == 1
-    assert "20 tokens of it is left, and 80 tokens held by running requests" in problem.message
+    assert "20 tokens of it are left, and 80 tokens held by running requests" in problem.message
     hold.settle(tokens=10, nano_usd=0)
     held(ask(accounts, alice(), 90))
+
+
+@pytest.mark.parametrize(
+    ("amount", "spent", "left"),
+    [
+        ("10 tokens", 10, "0 tokens of it are left"),
+        ("10 tokens", 9, "1 token of it is left"),
+        ("10 tokens", 8, "2 tokens of it are left"),
+        ("10usd", 9 * USD, "1 USD of it is left"),
+        ("10usd", 10 * USD, "0 USD of it is left"),
+    ],
+)
+def test_what_is_left_is_said_in_the_right_number(amount: str, spent: int, left: str) -> None:
+    accounts = Clocks().accounts(budget("all", amount))
+    tokens, nano_usd = (0, spent) if "usd" in amount else (spent, 0)
+    held(ask(accounts, alice(), tokens, nano_usd)).settle(tokens=tokens, nano_usd=nano_usd)
+    assert left in refused(ask(accounts, alice(), 3 if tokens else 0, 0 if tokens else 2 * USD)).problem.message
+
+
+def test_a_request_that_goes_on_to_something_dearer_is_told_of_all_of_it() -> None:
+    accounts = Clocks().accounts(budget("all", "100 tokens"))
+    held(ask(accounts, alice(), 30)).settle(tokens=30, nano_usd=0)
+    hold = held(ask(accounts, alice(), 60))
+    other = held(ask(accounts, alice(), 5))
+    extended = refused(hold.extend(tokens=68, nano_usd=0)).problem
+    assert "65 tokens of it are left, and 5 tokens held by running requests; this request may take 68" in (
+        extended.message
+    )
+    assert "more than the whole" in refused(hold.extend(tokens=101, nano_usd=0)).problem.message
+    other.settle(tokens=0, nano_usd=0)
+    assert hold.extend(tokens=68, nano_usd=0) is None
 
 
 def test_several_budgets_of_one_account_all_hold() -> None:
@@ -287,6 +324,24 @@ def test_holds_of_a_process_that_was_killed_are_put_back_and_expire() -> None:
     held(ask(accounts, alice(), 100))
     yesterdays.settle(tokens=90, nano_usd=0)
     assert accounts.spent(Scope.KEY, "alice", "2026-11-20", Unit.TOKENS) == 90
+
+
+def test_what_was_lost_with_a_process_is_held_for_ten_minutes_from_when_it_began() -> None:
+    clocks = Clocks()
+    accounts = clocks.accounts(budget("key:alice", "100 tokens/day"))
+    lost = [
+        Opened("a", NOON - 601, "alice", "research", "chat", 50, 7),
+        Opened("b", NOON - 500, "alice", "research", "chat", 30, 7),
+        Opened("c", NOON + DAY / 4, "alice", "research", "chat", 20, 7),  # the clock was put back
+    ]
+    accounts.hold_lost(lost)
+    assert accounts.held(Scope.KEY, "alice", Unit.TOKENS) == 50
+    clocks.on(150)
+    accounts.expire()
+    assert accounts.held(Scope.KEY, "alice", Unit.TOKENS) == 20
+    clocks.on(500)
+    accounts.expire()
+    assert accounts.held(Scope.KEY, "alice", Unit.TOKENS) == 0
 
 
 def test_days_are_forgotten_in_the_end_and_totals_are_not() -> None:

@@ -141,7 +141,7 @@ def test_the_command(here: Path) -> None:
     listed = read("list")
     assert [(each["scope"], each["spent"], each["left"], each["share"]) for each in listed] == [
         ("all", 125_000_000, 375_000_000, 0.25),
-        ("team", 4_000_000, 0, 4 / 3),
+        ("team", 4_000_000, 0, round(4 / 3, 6)),
     ]
     text = press()
     assert "█████···············  25%".replace("  ", " ") in text

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pressroom.gateway.admission import Caller, Limits, Refused
 from pressroom.gateway.money import Accounts, Budget, Hold, Pending, Scope, Unit
-from pressroom.gateway.money.leases import Spent
+from pressroom.gateway.money.leases import DAYS_KEPT, Spent
 from pressroom.gateway.money.owner import Channel, Owner
 from pressroom.gateway.money.worker import Worker
 
@@ -475,6 +475,38 @@ def test_leases_are_asked_for_before_they_run_out() -> None:
         house.time_passes(0.5)
     assert len(house.ledger.rows) == 120
     assert waited < 8
+
+
+def test_a_worker_that_lives_for_months_is_remembered_for_as_long_as_it_remembers_itself() -> None:
+    house = House(budget("key:alice", "100k tokens"), workers=2)
+    assert house.owner is not None
+    long, short = house.processes
+    for day in range(3 * DAYS_KEPT):
+        long.ask(red(), "chat", 10, 0)
+        if not day:
+            short.ask(red(), "chat", 7, 0)
+        house.deliver()
+        while long.running:
+            long.settle(0, 1.0)
+        while short.running:
+            short.settle(0, 1.0)
+        for _ in range(3):
+            house.time_passes(1.0)
+        house.clocks.on(86400 - 3)
+    lines = [len(house.owner._leases[process.session].lines) for process in (long, short)]
+    assert lines == [DAYS_KEPT + 1, 1]
+    spent = house.owner.accounts.spent
+    assert spent(Scope.KEY, "alice", "total", Unit.TOKENS) == 3 * DAYS_KEPT * 10 + 7
+    # It connects once more and says all it knows, and then its rows are read, from the first day on: nothing is new.
+    long.disconnect()
+    long.connect()
+    house.deliver()
+    assert spent(Scope.KEY, "alice", "total", Unit.TOKENS) == 3 * DAYS_KEPT * 10 + 7
+    for process in (long, short):
+        house.kill(process)
+    house.time_passes(1.0)
+    assert not house.owner.leases
+    assert spent(Scope.KEY, "alice", "total", Unit.TOKENS) == 3 * DAYS_KEPT * 10 + 7
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from pressroom.gateway._usage import TEMPLATE
-from pressroom.gateway.money import Budgets, parse_budget
+from pressroom.gateway.ledger import Rows
+from pressroom.gateway.money import Accounts, Budgets, parse_budget
+from pressroom.gateway.workers import SharedTable, owner
+from pressroom.gateway.workers._gone import Left
 from pressroom.kernel import Keys, Workspace
 from tests.gateway.engines_and_clients import Client, Echoes, chat, post, route_to, until
 
@@ -145,3 +151,54 @@ def test_a_budget_holds_over_all_workers_to_its_last_tokens(echo: Echoes, house:
             good.append(total(answer))
             time.sleep(0.05)
     assert 3000 - largest < sum(good) <= 3000
+
+
+def test_texts_of_all_workers_are_in_the_ledger_where_they_are_kept(
+    echo: Echoes, house: Make, tmp_path: Path, on_both: Both
+) -> None:
+    (tmp_path / "pressroom.toml").write_text('[ledger]\ncontent = "full"\n')
+    served = house(route_to(echo(tokens=3).port))
+    clients = on_both(served)
+    for pid, client in clients.items():
+        fields = {
+            "model": "m",
+            "messages": [{"role": "user", "content": f"what worker {pid} was asked"}],
+            "user": "ann",
+        }
+        status, _, _ = client.ask(post(json.dumps(fields).encode()))
+        assert status == 200
+        client.send(post(json.dumps({**fields, "stream": True}).encode()))
+        assert client.response()[0] == 200
+    rows = Rows(served.workspace)
+    until(lambda: len(rows.list()) == 4)
+    asked = {entry.prompt_text for entry in rows.list()}
+    assert asked == {f"user: what worker {pid} was asked" for pid in clients}
+    assert all(entry.answer_text for entry in rows.list())
+    assert rows.forget("ann") == 4
+    assert {(entry.user, entry.prompt_text, entry.answer_text) for entry in rows.list()} == {("", None, None)}
+
+
+def test_a_journal_that_cannot_be_recovered_at_first_is_recovered_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries: list[int] = []
+
+    def recover(workspace: Workspace, number: int, names: list[str]) -> Left:
+        tries.append(number)
+        if len(tries) < 3:
+            raise ValueError("nobody thought of that")
+        return Left()
+
+    monkeypatch.setattr(owner, "recover", recover)
+    monkeypatch.setattr(owner, "_AGAIN_S", 0.01)
+
+    async def bury() -> None:
+        workers = owner.Workers(workspace, SharedTable(), Accounts(), count=1, ready=lambda: True)
+        workers._alive.add(7)
+        await workers._recover(1, 7, "session", ["req_a"])
+        assert tries == [1, 1, 1] and not workers._alive
+        assert caplog.text.count("nobody thought of that") >= 2
+        await workers.stop(0)
+
+    with Workspace.open(tmp_path) as workspace:
+        asyncio.run(bury())

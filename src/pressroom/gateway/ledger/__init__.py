@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pressroom.gateway.ledger._entries import Entry, Filter, LedgerState, Rows
     from pressroom.gateway.ledger._export import export
     from pressroom.gateway.ledger._ledger import JournalLedger, open_ledger
-    from pressroom.gateway.ledger._spending import Spent, spent
+    from pressroom.gateway.ledger._spending import spent
 
 __all__ = [
     "Corrected",
@@ -33,7 +33,6 @@ __all__ = [
     "Outcome",
     "Row",
     "Rows",
-    "Spent",
     "correct",
     "corrections",
     "export",
@@ -52,7 +51,6 @@ __getattr__ = _lazily(
         "JournalLedger": "_ledger",
         "LedgerState": "_entries",
         "Rows": "_entries",
-        "Spent": "_spending",
         "Difference": "_corrections",
         "correct": "_corrections",
         "corrections": "_corrections",

@@ -14,7 +14,7 @@ from pressroom.gateway.ledger import _tables as tables
 from pressroom.gateway.ledger._reading import Place, rows_from
 from pressroom.gateway.ledger._segments import FOLDER, folder_of, identity_of, numbers, path_of, workers
 from pressroom.gateway.ledger._tables import COLUMNS, ledger
-from pressroom.gateway.ledger._users import open_users
+from pressroom.gateway.ledger._users import SALT, known_users
 from pressroom.kernel import NotFoundError, Workspace, WorkspaceError
 
 _PAGE = 8_192
@@ -67,8 +67,8 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Filter:
-    """Which rows: all that are told, together. `user` as the client calls it; `since` and `until` are seconds since the
-    epoch, the second one not included."""
+    """Which rows: all that are told, together. `user` as the client calls it, by its `safety_identifier`, and by `user`
+    where it sends none; `since` and `until` are seconds since the epoch, the second one not included."""
 
     key: str | None = None
     team: str | None = None
@@ -155,13 +155,15 @@ class Rows:
             yield found
 
     def forget(self, user: str) -> int:
-        """Take a user, and the texts, out of all rows of theirs; figures stay. How many rows.
+        """Take a user, and the texts, out of all rows of theirs; figures stay. How many rows. `user` as in `Filter`.
 
         Raises:
             WorkspaceError: rows of the user still wait in a journal, because the database did not take them or no
-                server runs; nothing was changed.
+                server runs, or the key that users are known by is gone; nothing was changed.
         """
-        hashed = open_users(self._root()).hashed(user)
+        hashed = self._hashed(user)
+        if not hashed:
+            return 0
         deadline = time.monotonic() + _WAIT_S
         while waiting := sum(row[_USER] == hashed for row in self._waiting()):
             if time.monotonic() > deadline:
@@ -213,7 +215,20 @@ class Rows:
         )
 
     def _root(self) -> Path:
-        return self._workspace.path(FOLDER)
+        return self._workspace.dir / FOLDER
+
+    def _hashed(self, user: str) -> str:
+        """What rows call this user; '' where there are no rows of any user."""
+        users = known_users(self._root())
+        if users is not None:
+            return users.hashed(user)
+        with self._database.reading() as connection:
+            if connection.execute(sa.select(ledger.c.number).where(ledger.c.user != "").limit(1)).first() is None:
+                return ""
+        raise WorkspaceError(
+            f"{self._root() / SALT} is not there, and by it the users of rows are known",
+            hint="Put it back from a backup. Without it nobody can say which rows are whose.",
+        )
 
     def _waiting(self) -> Iterator[list[Any]]:
         """The rows in all journals that are not in the table yet."""
@@ -226,8 +241,6 @@ class Rows:
             folder = folder_of(root, worker)
             try:
                 yield from rows_from(folder, places.get(identity_of(folder) or "", (0, 0)))
-            except FileNotFoundError:  # folded and removed at this moment
-                continue
             except OSError as error:
                 raise WorkspaceError(
                     f"the ledger's journal in {folder} cannot be read: {error.strerror}",
@@ -243,7 +256,8 @@ class Rows:
             if value is not None:
                 clauses.append(ledger.c[name] == value)
         if wanted.user is not None:
-            clauses.append(ledger.c.user == open_users(self._root()).hashed(wanted.user))
+            hashed = self._hashed(wanted.user)
+            clauses.append((ledger.c.user == hashed) if hashed or not wanted.user else sa.false())
         if wanted.since is not None:
             clauses.append(ledger.c.at >= wanted.since)
         if wanted.until is not None:

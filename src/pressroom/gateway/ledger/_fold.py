@@ -73,11 +73,6 @@ class Fold:
         """How far the journal is in the database, as this object knows."""
         return self._place or (0, 0)
 
-    @property
-    def pending(self) -> int:
-        """Requests that were opened and have no row yet."""
-        return len(self._pending)
-
     def step(self, until: Place | None, *, gentle: bool = False) -> int:
         """Fold the next batch, to `until` at most (None: to the end of what is there), and remove the segments that are
         done with. The number of records read; 0 where there was nothing.

@@ -3,6 +3,10 @@
 All of it runs on the event loop, but for one thread that makes the next segment before it is needed and hands what was
 written to the disk about once a second. `opened` promises room for the row that will end the request: such a row always
 fits, also on a full disk.
+
+That thread also looks whether the files are still there. Where somebody removed them, what is written goes to files
+that nobody finds: they are put back from memory, and the writer goes on in a new one. The fold waits for that; where it
+cannot be done, all is as on a full disk.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import threading
 import time
 import zlib
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from pressroom.gateway.ledger._frames import HEADER, HEADER_BYTES, KIND_SHIFT, MARK, MOST, OPENED, ROW, frame
@@ -37,14 +42,23 @@ class Journal:
     """One writer's segments. `put_opened` and `put_row` are called by one thread; the rest by any."""
 
     def __init__(
-        self, folder: Path, size: int, columns: bytes, *, first: int = 1, allocate: Allocate = allocate
+        self,
+        folder: Path,
+        size: int,
+        columns: bytes,
+        *,
+        first: int = 1,
+        allocate: Allocate = allocate,
+        restore: Callable[[], None] = lambda: None,
     ) -> None:
-        """`size` is that of a segment, `columns` what each begins with, `first` the number of the first one."""
+        """`size` is that of a segment, `columns` what each begins with, `first` the number of the first one. `restore`
+        makes the folder again where that was removed, or raises OSError."""
         assert size >= 4 * MOST
         self._folder = folder
         self._size = size
         self._columns = columns
         self._allocate = allocate
+        self._restore = restore
         self._next = max([first, *(number + 1 for number in numbers(folder))])
         self._first = self._next
         # What the thread made and the writer has not seen yet, what the writer counts on, what is full.
@@ -62,6 +76,11 @@ class Journal:
         self._waiting: deque[bytes] = deque()
         # While set, nothing is written but by whoever has the lock; only the writer sets it.
         self._blocked = True
+        # The first segment that has no name, and how much of it was put back: what is behind cannot be read.
+        self._astray: tuple[int, int] | None = None
+        # Whether the writer is to leave its segment for another, and whether there can be no other now.
+        self._leaving = False
+        self._stuck = False
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closing = False
@@ -95,8 +114,10 @@ class Journal:
         return len(self._waiting)
 
     def position(self) -> tuple[int, int]:
-        """The segment that is written now, and up to where: all before is whole."""
+        """The segment that is written now, and up to where: all before is whole, and can be read."""
         with self._lock:
+            if self._astray is not None:
+                return self._astray
             current = self._current
             return (current.number, self._at) if current is not None else (self._first, 0)
 
@@ -138,9 +159,13 @@ class Journal:
         self._wake.set()
         if self._keeper.is_alive():
             self._keeper.join()
+        self._look()
         with self._lock:
             self._blocked = True
             self._drain()
+        self._look()
+        if self._stuck:
+            _log.error("rows that were in files of the ledger in %s which were removed are lost", self._folder)
         self._sync()
         with self._lock:
             self._take_made()
@@ -155,6 +180,7 @@ class Journal:
     def _put_opened_slowly(self, id: str, payload: bytes) -> bool:
         needed = HEADER_BYTES + len(payload)
         with self._lock:
+            self._leave()
             if self._blocked or not self._has_room(needed + MOST):
                 return False
             if self._end - self._at < needed:
@@ -168,6 +194,7 @@ class Journal:
     def _put_row_slowly(self, id: str, payload: bytes) -> bool:
         needed = HEADER_BYTES + len(payload)
         with self._lock:
+            self._leave()
             promised = id in self._open
             if promised and self._map is not None:
                 # Its room is there, also while others wait.
@@ -203,8 +230,10 @@ class Journal:
         before = self._current
         if before is not None:
             # The end that stays empty was less than the largest record, which was not counted as room to begin with.
-            self._room -= self._end - self._at - MOST
+            self._room -= before.size - self._at - MOST
             self._full_segments.append(before)
+            if self._astray is None and not before.is_in_place():
+                self._astray = (before.number, 0)
         segment = self._spare.popleft()
         self._current = segment
         self._map = segment.map
@@ -240,7 +269,7 @@ class Journal:
             segment = Segment(self._folder, self._next, self._size, self._columns, self._allocate)
         except OSError as error:
             self._not_before = now + _AGAIN_S
-            self._say(f"{error.strerror or error}")
+            self._say(f"rows cannot be written down: {error.strerror or error}")
             return False
         self._next += 1
         self._made.append(segment)
@@ -248,7 +277,8 @@ class Journal:
 
     def _drain(self) -> None:
         """Write the rows that waited, as far as there is room. With the lock held."""
-        while self._waiting:
+        self._leave()
+        while self._waiting and not self._leaving:
             needed = HEADER_BYTES + len(self._waiting[0])
             if not self._has_room(needed):
                 return
@@ -261,8 +291,67 @@ class Journal:
         """Write what waited, and let the quick way be used again. With the lock held, and nothing else written."""
         self._take_made()
         self._drain()
-        if not self._waiting and self._current is not None:
+        if not self._waiting and self._current is not None and not self._leaving:
             self._blocked = False
+
+    def _leave(self) -> None:
+        """If the segment that is written has no name any more, go on in the next one, where that has room for all that
+        was promised; else it is as on a full disk. By the writer, or where nothing else is written; with the lock
+        held."""
+        current = self._current
+        if not self._leaving or current is None:
+            return
+        self._end = current.size
+        self._take_made()
+        while self._stuck or not self._spare or self._room < current.size - self._at - MOST:
+            if self._stuck or not self._make():
+                self._blocked = True
+                return
+            self._take_made()
+        self._leaving = False
+        self._switch()
+
+    def _look(self) -> None:
+        """Put back the segments that somebody removed or moved."""
+        with self._lock:
+            current = self._current
+            written = [*self._full_segments, *((current,) if current is not None else ())]
+            removed = [each for each in written if not each.is_in_place()]
+            ahead = [
+                (queue, index)
+                for queue in (self._spare, self._made)
+                for index, each in enumerate(queue)
+                if not each.is_in_place()
+            ]
+            if not removed and not ahead:
+                self._astray = None
+                return
+            if removed == [current] and not ahead and self._astray == (removed[0].number, self._at):
+                return  # its writer has written nothing since, and has not left it yet
+            if self._astray is None and removed:
+                self._astray = (removed[0].number, 0)
+            try:
+                self._restore()
+                for queue, index in ahead:
+                    before = queue[index]
+                    before.path.unlink(missing_ok=True)
+                    queue[index] = Segment(self._folder, before.number, self._size, self._columns, self._allocate)
+                    before.close()
+                for each in removed:
+                    each.put_back(self._at if each is current else each.size)
+                    if each is not current:
+                        self._full_segments.remove(each)
+                        each.close()
+            except OSError as error:
+                self._stuck = True
+                self._say(f"its files were removed while they were in use, and cannot be put back: {error.strerror}")
+            else:
+                self._stuck = False
+                self._say("its files were removed while they were in use; they are put back")
+                self._astray = (current.number, self._at) if current is not None and current in removed else None
+            if current is not None and current in removed:
+                self._leaving = True
+                self._end = 0  # the next record does not fit, and its writer leaves
 
     def _keep(self) -> None:
         synced = 0.0
@@ -270,6 +359,7 @@ class Journal:
             self._wake.wait(_AGAIN_S if self._blocked else _SYNC_S)
             self._wake.clear()
             try:
+                self._look()
                 with self._lock:
                     if not (self._spare or self._made):
                         self._make()
@@ -288,6 +378,8 @@ class Journal:
         position = self.position()
         while self._full_segments:
             segment = self._full_segments[0]
+            if not segment.is_in_place():
+                return  # it is put back first
             self._flush(segment)
             self._full_segments.popleft()
             segment.close()
@@ -315,5 +407,5 @@ class Journal:
         """Log what is wrong: the same once a minute."""
         now = time.monotonic()
         if trouble != self._said[0] or now > self._said[1] + _SAID_S:
-            _log.error("the ledger in %s cannot be written down: %s", self._folder, trouble)
+            _log.error("the ledger in %s: %s", self._folder, trouble)
             self._said = (trouble, now)

@@ -61,7 +61,14 @@ class JournalLedger(Ledger):
         columns = columns_record(COLUMNS)
         database = workspace.database
         self._fold = Fold(database, self._folder, self._identity, aside=self._aside)
-        self._journal = Journal(self._folder, settings.segment_bytes, columns, first=self._behind(), allocate=allocate)
+        self._journal = Journal(
+            self._folder,
+            settings.segment_bytes,
+            columns,
+            first=self._behind(),
+            allocate=allocate,
+            restore=self._restore,
+        )
         self._put_opened = self._journal.put_opened
         self._put_row = self._journal.put_row
         self._folding = Folding(self._fold, self._journal.position, self._aside, database, keep_days=settings.keep_days)
@@ -210,6 +217,13 @@ class JournalLedger(Ledger):
             self._damaged_elsewhere += fold.damaged
         if found:
             _log.info("folded %d rows that worker %d left in its journal", found, worker)
+
+    def _restore(self) -> None:
+        """Make the folders again, with what they were known by. Raises OSError."""
+        self._root.mkdir(exist_ok=True)  # and not what is above it: then the workspace is gone
+        self._folder.mkdir(exist_ok=True, mode=0o700)
+        made_identity(self._folder, self._identity)
+        self._users.keep(self._root)
 
     def _behind(self) -> int:
         """The first number of a segment that was never used."""

@@ -111,9 +111,13 @@ def _translated(row: list[Any], names: tuple[str, ...]) -> list[Any]:
 
 
 def rows_from(folder: Path, start: Place) -> Iterator[list[Any]]:
-    """Every row from `start` to the end, in order; also while somebody writes. Raises OSError."""
+    """Every row from `start` to the end, in order; also while somebody writes, and somebody folds: rows that are folded
+    meanwhile may be left out. Raises OSError."""
     while True:
-        batch = read_batch(folder, start, None)
+        try:
+            batch = read_batch(folder, start, None)
+        except FileNotFoundError:
+            continue  # its segment was folded and removed at this moment; the rows in those behind it are still there
         yield from batch.rows
         if batch.end == start:
             return

@@ -51,6 +51,30 @@ class Segment:
             self.path.unlink()
             raise
 
+    def is_in_place(self) -> bool:
+        """Whether the file still has its name: whoever removes or moves it leaves its writer one that nobody finds."""
+        try:
+            return os.path.samestat(os.stat(self.path), os.fstat(self.fd))  # noqa: PTH116  # as quick as can be
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True  # nobody knows
+
+    def put_back(self, length: int) -> None:
+        """Write the first bytes of it to a file of its name, which is there whole or not at all. Raises OSError."""
+        partial = self.path.with_suffix(".partial")
+        try:
+            with partial.open("wb") as file:
+                file.write(self.map[:length])
+                file.flush()
+                os.fsync(file.fileno())
+            partial.chmod(0o600)
+            partial.replace(self.path)
+        except OSError:
+            with suppress(OSError):
+                partial.unlink()
+            raise
+
     def close(self) -> None:
         self.map.close()
         os.close(self.fd)
@@ -91,12 +115,13 @@ def identity_of(folder: Path) -> str | None:
     return None
 
 
-def made_identity(folder: Path) -> str:
-    """As `identity_of`; made where there is none. For whoever holds the journal's lock. Raises OSError."""
+def made_identity(folder: Path, made: str = "") -> str:
+    """As `identity_of`; where there is none, it is `made` or a new one from now on. For whoever holds the journal's
+    lock. Raises OSError."""
     found = identity_of(folder)
     if found is not None:
         return found
-    made = secrets.token_hex(16)
+    made = made or secrets.token_hex(16)
     partial = folder / f"{_IDENTITY}.partial"
     partial.write_text(made, encoding="ascii")
     partial.replace(folder / _IDENTITY)

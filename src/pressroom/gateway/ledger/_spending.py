@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
 from pressroom.gateway.ledger._tables import MIGRATIONS, spending
+from pressroom.gateway.money.base import Spending
 from pressroom.gateway.money.periods import labels_of
 from pressroom.kernel import Workspace
 
@@ -49,18 +49,6 @@ _BEGIN = spending.insert().from_select(
         )
     ),
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Spent:
-    """What was spent in a period (`2026-11-21`, `2026-11` or `total`) by a key, a team, a deployment or all (then
-    `name` is ''): tokens of prompts and answers, and nano-dollars."""
-
-    scope: str
-    name: str
-    period: str
-    tokens: int
-    nano_usd: int
 
 
 class Sums:
@@ -105,7 +93,7 @@ def _bounded(amount: int) -> int:
     return min(max(amount, -_MOST), _MOST)
 
 
-def spent(workspace: Workspace, *, periods: Iterable[str] | None = None) -> list[Spent]:
+def spent(workspace: Workspace, *, periods: Iterable[str] | None = None) -> list[Spending]:
     """What was spent, of these periods or of all, as the database has it now.
 
     Raises:
@@ -116,4 +104,4 @@ def spent(workspace: Workspace, *, periods: Iterable[str] | None = None) -> list
     if periods is not None:
         query = query.where(spending.c.period.in_(list(periods)))
     with workspace.database.reading() as connection:
-        return [Spent(**row._mapping) for row in connection.execute(query)]
+        return [Spending(**row._mapping) for row in connection.execute(query)]

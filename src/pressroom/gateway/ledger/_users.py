@@ -15,7 +15,8 @@ from pathlib import Path
 
 from pressroom.kernel import StoreFullError, WorkspaceError
 
-_NAME = "salt"
+#: The name of the file with the key.
+SALT = "salt"
 _BYTES = 32
 # Of 64 hexadecimal digits: 128 bits, which no two users share.
 _DIGITS = 32
@@ -42,6 +43,16 @@ class Users:
             self.known[user] = digest
         return digest
 
+    def keep(self, root: Path) -> None:
+        """Put the key back where it was, if there is none there now. Raises OSError."""
+        if not (root / SALT).exists():
+            _make(root / SALT, self._salt)
+
+
+def known_users(root: Path) -> Users | None:
+    """As `open_users`, for whoever only reads: None where there is no key, and none is made."""
+    return open_users(root) if (root / SALT).exists() else None
+
 
 def open_users(root: Path) -> Users:
     """With the key in this folder; made where there is none, by one process of those that start at once.
@@ -49,10 +60,10 @@ def open_users(root: Path) -> Users:
     Raises:
         WorkspaceError: the key cannot be read or written, or is not one.
     """
-    path = root / _NAME
+    path = root / SALT
     try:
         if not path.exists():
-            _make(path)
+            _make(path, secrets.token_bytes(_BYTES))
         salt = path.read_bytes()
     except OSError as error:
         kind = StoreFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else WorkspaceError
@@ -68,12 +79,12 @@ def open_users(root: Path) -> Users:
     return Users(salt)
 
 
-def _make(path: Path) -> None:
-    partial = path.with_name(f".{_NAME}.{os.getpid()}.{secrets.token_hex(4)}")
+def _make(path: Path, salt: bytes) -> None:
+    partial = path.with_name(f".{SALT}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, secrets.token_bytes(_BYTES))
+            os.write(fd, salt)
             os.fsync(fd)
         finally:
             os.close(fd)

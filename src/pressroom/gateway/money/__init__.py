@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from pressroom.gateway.money.base import (
     UNKNOWN,
-    Amount,
     Budget,
     Hold,
     Pending,
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = [
     "UNKNOWN",
     "Accounts",
-    "Amount",
     "Budget",
     "BudgetError",
     "Budgets",

@@ -86,9 +86,10 @@ class Line:
         self.tokens = 0
         self.nano_usd = 0
 
-    def refusal(self, pot: Pot, need: int, at: float) -> Refused:
+    def refusal(self, pot: Pot, need: int, at: float, has: int) -> Refused:
+        """It needs so much more of the pot than the request `has` set aside already."""
         budget = pot.budget
-        return over_budget(budget, pot.left, pot.held, need, begins_anew(budget.period, self.day), at)
+        return over_budget(budget, pot.left, pot.held - has, has + need, begins_anew(budget.period, self.day), at)
 
 
 class Purse:

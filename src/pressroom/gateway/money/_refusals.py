@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pressroom.gateway.admission import Refused
 from pressroom.gateway.money.amounts import amount_text, budget_text
+from pressroom.gateway.money.base import Unit
 from pressroom.gateway.problems import Problem, server_error
 
 if TYPE_CHECKING:
@@ -23,14 +24,14 @@ _S = 10**9
 
 def too_fast(key: str, what: str, limit: int, asked: int, wait_ns: int | None) -> Refused:
     """The bucket of `requests` or `tokens` has not enough."""
-    each = f" It asks for {asked:,} tokens." if what == "tokens" else ""
-    if wait_ns is None:
-        message = f"{_whose(key)} may make {limit:,} {what} a minute.{each}"
-        return Refused(Problem(429, message, what, None, _RATE), what)
-    seconds = max(1, -(-wait_ns // _S))
-    message = f"{_whose(key)} may make {limit:,} {what} a minute.{each} Try again in {seconds} s."
     if what == "tokens":
-        message = f"{_whose(key)} may use {limit:,} tokens a minute.{each} Try again in {seconds} s."
+        message = f"{_whose(key)} may use {limit:,} tokens a minute. It asks for {asked:,} tokens."
+    else:
+        message = f"{_whose(key)} may make {limit:,} requests a minute."
+    seconds = None
+    if wait_ns is not None:
+        seconds = max(1, -(-wait_ns // _S))
+        message += f" Try again in {seconds} s."
     return Refused(Problem(429, message, what, None, _RATE, seconds), what)
 
 
@@ -60,9 +61,17 @@ def no_price(budget: Budget, model: str) -> Refused:
 
 def over_budget(budget: Budget, left: int, held: int, need: int, anew: datetime | None, at: float) -> Refused:
     """The worst case does not fit into what is left of a budget, less what running requests hold of it."""
+    if need > budget.amount:
+        # It does not get better by waiting.
+        message = (
+            f"This request may take {amount_text(need, budget.unit)}, more than the whole of {budget_text(budget)}: it "
+            "never fits. Ask for a shorter answer (max_tokens), send a shorter prompt, or have the budget raised."
+        )
+        return Refused(Problem(429, message, _QUOTA, None, _QUOTA), "budget")
     free = max(left - held, 0)
     message = (
-        f"You exceeded {budget_text(budget)}: {amount_text(free, budget.unit)} of it is left"
+        f"You exceeded {budget_text(budget)}: {amount_text(free, budget.unit)} of it "
+        f"{'is' if free == 1 or budget.unit is Unit.USD else 'are'} left"
         f"{f', and {amount_text(held, budget.unit)} held by running requests' if held > 0 else ''}; "
         f"this request may take {amount_text(need, budget.unit)}."
     )
@@ -73,9 +82,7 @@ def over_budget(budget: Budget, left: int, held: int, need: int, anew: datetime 
     seconds = None
     if anew is not None:
         message += f" It begins anew at {anew:%Y-%m-%d %H:%M} UTC."
-        # A budget that the request would not fit into whole does not get better by waiting.
-        if need <= budget.amount:
-            seconds = max(1, math.ceil(anew.timestamp() - at))
+        seconds = max(1, math.ceil(anew.timestamp() - at))
     return Refused(Problem(429, message, _QUOTA, None, _QUOTA, seconds), "budget")
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from time import monotonic_ns, time
+from typing import TYPE_CHECKING
 
 from pressroom.gateway.admission import Caller, Limits, Refused
 from pressroom.gateway.money._books import Account, Held, Line, Pot, Purse, price_missing
@@ -20,8 +21,12 @@ from pressroom.gateway.money.base import Budget, Hold, Pending, Scope, Spending,
 from pressroom.gateway.money.leases import Resource, pot_of
 from pressroom.gateway.money.periods import bounds_of_day, day_of, label_of, labels_of_day
 
+if TYPE_CHECKING:
+    from pressroom.gateway.ledger import Opened
+
 _S = 10**9
 _NO_LIMITS = Limits()
+_LOST_HOLD_S = 600.0
 # A hold expires between its lifetime and one 128th of it later.
 _STEPS = 128
 
@@ -121,7 +126,7 @@ class Accounts(Treasury):
         for pot in line.pots:
             need = more_nano if pot.usd else more_tokens
             if need > pot.left - pot.held and need:
-                return self._short(line, pot, need, self._clock())
+                return self._short(line, pot, need, self._clock(), hold.nano_usd if pot.usd else hold.tokens)
         limiter = hold.limiter
         if limiter is not None and more_tokens:
             refused = limiter.take_tokens(more_tokens, now)
@@ -181,6 +186,16 @@ class Accounts(Treasury):
         hold = Held(line, None, self._slots.setdefault(number, set()), max(tokens, 0), max(nano_usd, 0))
         _hold(hold, 1)
         return hold
+
+    def hold_lost(self, lost: Iterable[Opened]) -> None:
+        """Set aside what was held for requests that were lost with their process, for ten minutes from when they began:
+        nobody knows what they came to, and a vendor may still work."""
+        for one in lost:
+            seconds = min(_LOST_HOLD_S - (self._clock() - one.at), _LOST_HOLD_S)  # the clock may have been put back
+            if seconds > 0:
+                self.hold_until(
+                    one.key, one.team, one.model, tokens=one.tokens, nano_usd=one.nano_usd, at=one.at, seconds=seconds
+                )
 
     def expire(self) -> int:
         """Let holds go whose time is over; how many these were. Done with requests by itself, at most every 128th part
@@ -329,9 +344,9 @@ class Accounts(Treasury):
                 pots.append(pot)
         return tuple(pots)
 
-    def _short(self, line: Line, pot: Pot, need: int, at: float) -> Refused:
-        """A pot has not enough: why the request is refused."""
-        return line.refusal(pot, need, at)
+    def _short(self, line: Line, pot: Pot, need: int, at: float, has: int = 0) -> Refused:
+        """A pot has not enough for so much more than a request `has`: why it is refused."""
+        return line.refusal(pot, need, at, has)
 
     def _new_pot(self, account: Account, budget: Budget, label: str) -> Pot:
         # Every line has all of its pots: what lines have counted and is not folded cannot be for this one.

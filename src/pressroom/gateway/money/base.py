@@ -56,17 +56,9 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Amount:
-    """Tokens and money together, as a request holds and spends both."""
-
-    tokens: int = 0
-    nano_usd: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Spending:
     """What was spent for `scope` with this `name` ('' for all) in the period called `period`: a label of `labels_of`.
-    A row of the table `spending`."""
+    Tokens of prompts and answers together. A row of the table `spending`."""
 
     scope: str
     name: str

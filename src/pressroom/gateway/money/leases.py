@@ -34,7 +34,8 @@ LineKey = tuple[str, str, str, int]
 #: A resource, what is needed of it at least, what at best, and what the request takes of it in all.
 Need = tuple[Resource, int, int, int]
 
-#: Days for which a worker remembers the sums of its lines; the owner remembers them a little longer.
+#: Days for which worker and owner remember the sums of a line, back from the newest day: the worker that of its
+#: requests, the owner that of its reports, so that neither counts on what the other has forgotten.
 DAYS_KEPT = 40
 
 

@@ -41,7 +41,7 @@ _REMEMBERED = 1_000
 class _Lease:
     """What one worker has: `balances` as the owner sees them, `unseen` grants that its last report did not know of."""
 
-    __slots__ = ("balances", "channel", "grant", "lines", "pid", "rates", "session", "unseen", "until")
+    __slots__ = ("balances", "channel", "grant", "lines", "oldest", "pid", "rates", "session", "unseen", "until")
 
     def __init__(self, session: str, pid: int) -> None:
         self.session = session
@@ -51,6 +51,8 @@ class _Lease:
         #: Rates it was granted something of: what its requests took of them and did not need may come back any time.
         self.rates: set[Resource] = set()
         self.lines: dict[LineKey, tuple[int, int]] = {}
+        #: Lines of days before this one are forgotten.
+        self.oldest = 0
         self.unseen: deque[tuple[int, dict[Resource, int]]] = deque()
         self.grant = 0
         self.until = 0
@@ -348,12 +350,18 @@ class Owner:
     # What it keeps of each worker.
 
     def _count(self, lease: _Lease, lines: Iterable[Spent]) -> None:
+        newest = 0
         for spent in lines:
+            newest = max(newest, spent.line[3])
             tokens, nano_usd = lease.lines.get(spent.line, (0, 0))
             more_tokens, more_nano = max(spent.tokens - tokens, 0), max(spent.nano_usd - nano_usd, 0)
             if more_tokens or more_nano:
                 lease.lines[spent.line] = (tokens + more_tokens, nano_usd + more_nano)
                 self.accounts.spend(*spent.line, tokens=more_tokens, nano_usd=more_nano)
+        oldest = newest - DAYS_KEPT
+        if oldest > lease.oldest:  # once a day
+            lease.oldest = oldest
+            lease.lines = {line: sums for line, sums in lease.lines.items() if line[3] >= oldest}
 
     def _declare(self, lease: _Lease, resource: Resource, amount: int) -> None:
         """The worker says that it has so much; what is under way to it comes on top."""
@@ -384,7 +392,7 @@ class Owner:
 
     def _bury(self, lease: _Lease) -> None:
         """Its process is gone: count what it settled and could not report, and take back the rest."""
-        oldest = self.accounts.today - DAYS_KEPT
+        oldest = lease.oldest
         self._count(lease, [spent for spent in self._settled(lease.session) if spent.line[3] >= oldest])
         for resource, amount in list(lease.balances.items()):
             self._refill(resource, max(amount, 0))

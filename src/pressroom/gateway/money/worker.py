@@ -134,7 +134,7 @@ class Worker(Accounts):
                 self._turns_at = min(self._turns_at, self._valid_until)
         return gone
 
-    def _short(self, line: Line, pot: Pot, need: int, at: float) -> Refused:
+    def _short(self, line: Line, pot: Pot, need: int, at: float, has: int = 0) -> Refused:
         return SHORT
 
     # Asking the owner.

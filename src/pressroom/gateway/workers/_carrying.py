@@ -16,11 +16,13 @@ from pressroom.gateway._http_server import HEAD_LIMIT, Application, HttpConnecti
 _HEAD_S = 30.0
 _NEVER = float("inf")
 _LONGEST_METHOD = 24
+# Files and batches are below /v1 and /openai/v1, too, and they are the server's: what is ours there is named.
 _PATHS = frozenset(
     (b"/health/live", b"/health/ready", b"/openapi.json", b"/v1/chat/completions", b"/v1/completions",
-     b"/v1/embeddings", b"/v1/models", b"/v2")
+     b"/v1/embeddings", b"/v1/models", b"/openai/v1/chat/completions", b"/openai/v1/completions",
+     b"/openai/v1/embeddings", b"/openai/v1/models", b"/v2")
 )  # fmt: skip
-_BEGINNINGS = (b"/v1/models/", b"/openai/v1/", b"/v2/")
+_BEGINNINGS = (b"/v1/models/", b"/openai/v1/models/", b"/v2/")
 # What most requests begin with: known without a look at the rest.
 _USUAL = (b"POST /v1/chat/completions ", b"POST /v1/completions ", b"POST /v1/embeddings ", b"POST /v2/models/")
 
@@ -60,12 +62,14 @@ class CarryingConnection(HttpConnection):
             return
         # Where a request begins, and nowhere else, the connection can change hands.
         if not data.startswith(_USUAL) and self.idle and not self._discarding:
-            if self._begun:
+            first = not self._begun
+            if not first:
                 data, self._begun = self._begun + data, b""
             path = _path_in(data)
             if path is None and len(data) < HEAD_LIMIT:
                 self._begun = data
-                self.deadline = self._listener.now + _HEAD_S
+                if first:  # not with every byte: a client that sends one now and then would stay for ever
+                    self.deadline = self._listener.now + _HEAD_S
                 return
             if path and not is_ours(path):
                 self._carry(data)
@@ -73,6 +77,13 @@ class CarryingConnection(HttpConnection):
         elif self._begun:
             data, self._begun = self._begun + data, b""
         super().data_received(data)
+
+    def time_out(self) -> None:
+        if self._begun:
+            self._begun = b""
+            self._refuse(408, "The request did not come to its end in time.")
+        else:
+            super().time_out()
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from time import time
 from typing import TYPE_CHECKING, Any
 
 from pressroom.gateway.money.leases import Ask, Hello, Report, Spent
@@ -42,8 +41,6 @@ _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 8.0
 # Beyond its time to drain, for its last words and rows.
 _END_S = 15.0
 _AGAIN_S = 0.5
-# What was set aside for requests that were lost with a worker: so long, because a vendor may still work.
-_LOST_HOLD_S = 600.0
 # Workers that cannot be started, at the start of the server, before that is given up.
 _FAILURES = 3
 
@@ -244,6 +241,7 @@ class Workers:
         if not session:
             self._alive.discard(pid)  # it has not come so far as to answer anything
             return
+        pause = _AGAIN_S
         while not self._stopping:
             try:
                 left = await loop.run_in_executor(self._threads, recover, self._workspace, number, names)
@@ -251,19 +249,17 @@ class Workers:
                 _log.debug("the journal of worker %d is locked", number, exc_info=True)
             except PressroomError as error:
                 _log.error("the journal of worker %d cannot be recovered yet: %s", number, error)
+            except Exception:  # the edge of a task: its successor waits for this, and a later try may succeed  # noqa: BLE001
+                _log.exception("the journal of worker %d cannot be recovered yet", number)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
             else:
                 self._take(left, pid, session)
                 return
-            await asyncio.sleep(_AGAIN_S)
+            await asyncio.sleep(pause)
 
     def _take(self, left: Left, pid: int, session: str) -> None:
         """Its rows are known: what it had settled counts, what was lost is held for a while, the rest is free again."""
-        for one in left.lost:
-            seconds = _LOST_HOLD_S - (time() - one.at)
-            if seconds > 0:
-                self._accounts.hold_until(
-                    one.key, one.team, one.model, tokens=one.tokens, nano_usd=one.nano_usd, at=one.at, seconds=seconds
-                )
+        self._accounts.hold_lost(left.lost)
         self._settled[session] = left.settled
         self._alive.discard(pid)
         self._money.tick()
@@ -318,7 +314,9 @@ class Workers:
             self._money.tick()
         for slot in self._slots:
             process = slot.process
-            if process is not None and now - process.heard >= (_SILENCE_S if slot.listens else _START_S):
+            if process is None or process.gone.is_set():  # it is being ended
+                continue
+            if now - process.heard >= (_SILENCE_S if slot.listens else _START_S):
                 _log.error("worker %d (process %d) does not say anything any more", slot.number, process.pid)
                 process.gone.set()
 
