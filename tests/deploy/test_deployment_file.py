@@ -21,6 +21,7 @@ from pressroom.deploy import (
 from pressroom.deploy._entry import paired
 from pressroom.kernel import DeployError, Workspace
 
+NUMBERS = ("nan", "inf", "-inf", "-1", "0")
 GOOD = """\
 name = "chat"
 
@@ -97,6 +98,13 @@ def test_a_route_is_called_by_its_model(workspace: Workspace) -> None:
         ('order = ["spare"]', 'order = ["spar"]', 19, "'spar'", "spare"),
         ("exact = true", "exakt = true", 22, "exakt", "exact"),
         ("exact = true", "ttl_s = -1", 22, "ttl_s", ""),
+        *[("exact = true", f"exact = true\nttl_s = {bad}", 23, f"cache.ttl_s is {bad}", "0.001") for bad in NUMBERS],
+        ("exact = true", "exact = true\nmax_bytes = nan", 23, "cache.max_bytes is nan", "whole number"),
+        ("exact = true", 'meaning = { deployment = "e", threshold = nan }', 22, "threshold is nan", "cosine"),
+        ("[cache]", "[retry]\nbackoff_s = nan\n[cache]", 22, "[retry] backoff_s is nan", "0 to 60"),
+        ("[cache]", "[[rule]]\nwhen = { tag = [2024-01-01] }\n[cache]", 22, "[[rule]] 1: when.tag is a date", ""),
+        ("canary = 10", "watch_s = inf", 25, "watch_s is 'inf'", "seconds"),
+        ("exact = true", '[cache.meaning]\ndeployment = "chat"', 23, "this deployment itself", "Name another"),
         ("weight = 3", "weight = -3", 7, "weight is '-3'", "0 to"),
         ("weight = 3", "weight = nan", 7, "weight is 'nan'", "0 to"),
         ("slots = 2", "slots = 2000", 8, "slots is 2000", "1024"),
@@ -113,7 +121,7 @@ def test_a_route_is_called_by_its_model(workspace: Workspace) -> None:
         ('text = "hello there"', "txt = 1", 9, "no option 'txt'", ""),
         ("[rollout]", "[rollout", 24, "not TOML", ""),
         ('smoke = "smoke.jsonl"', 'smoke = "smok.jsonl"', 26, "smok.jsonl cannot be read", ""),
-        ("exact = true", "exact = 2024-01-01", 0, "a date", ""),
+        ("exact = true", "exact = 2024-01-01", 22, "cache.exact is a date", ""),
         ("weight = 3", "replicas = 0", 7, "replicas is 0", "1 to 64"),
         ("weight = 3", "idle_stop_s = 0.001", 7, "0.001 s", "1 to"),
     ],
@@ -135,6 +143,67 @@ def test_every_problem_is_said_at_once(workspace: Workspace) -> None:
         read(workspace, GOOD.replace("weight", "wait").replace("canary", "kanary"))
     assert [each["line"] for each in refused.value.facts["problems"]] == [7, 15, 25]
     assert "line 7" in refused.value.message and "line 25" in refused.value.message
+
+
+def test_every_problem_of_every_section_is_said_at_once(workspace: Workspace) -> None:
+    text = (
+        GOOD.replace("weight = 3", "wieght = 3").replace('["spare"]', '["spar"]').replace("exact = true", "ttl_s = nan")
+    )
+    text = (
+        text.replace("canary = 10", "canary = 200\nwatch_s = -1\nkeep_hot_s = 3")
+        + """
+[cache.meaning]
+deployment = ""
+[retry]
+attempts = -1
+backoff_s = 1e9
+[hedge]
+after_s = 0
+[[rule]]
+when = { personal_data = true }
+only = ["own"]
+[[rule]]
+when = { language = "x" }
+only = ["own"]
+[[rule]]
+when = { tag = "a" }
+only = ["own", "nobody"]
+"""
+    )
+    with pytest.raises(DeploymentFileError) as refused:
+        read(workspace, text)
+    problems = refused.value.facts["problems"]
+    lines = text.splitlines()
+    named = [lines[each["line"] - 1].partition(" =")[0].strip("[]") for each in problems]
+    assert named == [
+        "wieght", "order", "ttl_s", "canary", "watch_s", "keep_hot_s", "deployment", "attempts", "backoff_s", "after_s",
+        "when", "only",
+    ], problems  # fmt: skip
+    assert refused.value.message.count("\n") == len(problems) - 1
+    assert Deployments(workspace).list() == []
+
+
+def test_what_is_only_wrong_for_want_of_something_wrong_is_not_told(workspace: Workspace) -> None:
+    with pytest.raises(DeploymentFileError) as refused:
+        read(
+            workspace,
+            GOOD.replace("exact = true", 'exact = "yes"\nttl_s = 0\nmax_bytes = 1').replace('spare"]', 'no"]'),
+        )
+    assert [each["line"] for each in refused.value.facts["problems"]] == [19, 22, 23, 24]
+
+
+def test_who_makes_vectors_is_another_deployment_on_own_machines(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply(workspace, read(workspace))
+    meaning = 'exact = true\n[cache.meaning]\ndeployment = "%s"'
+    with pytest.raises(DeploymentFileError, match=r"line 24.*'chat', which is this deployment itself"):
+        read(workspace, GOOD.replace("exact = true", meaning % "chat"))
+    other = GOOD.replace('name = "chat"', 'name = "other"').replace("exact = true", meaning % "chat")
+    assert read(workspace, other).cache["meaning"] == {"deployment": "chat"}
+    monkeypatch.setattr("pressroom.engines.backends.echo.Backend.elsewhere", True)
+    with pytest.raises(DeploymentFileError, match=r"line 24.*asks somebody else \(echo\)"):
+        read(workspace, other)
 
 
 def test_a_file_may_be_anything(workspace: Workspace) -> None:

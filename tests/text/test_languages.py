@@ -51,6 +51,24 @@ def test_no_words_are_no_language(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text", ["hello", "ping", "Test 123", "OK danke", "main.py", "Привет", "नमस्ते", "سلام", "foo bar"]
+)
+def test_a_few_letters_are_no_language(text: str) -> None:
+    assert language_of(text) == "und"
+
+
+def test_what_is_told_of_a_few_words_is_mostly_right() -> None:
+    pieces = [(tag, " ".join(prompt.split()[:2])) for tag, prompt in PROMPTS]
+    told = [(tag, found) for tag, piece in pieces if (found := language_of(piece)) != "und"]
+    assert len(told) > len(pieces) / 2
+    assert sum(tag == found for tag, found in told) / len(told) > 0.85
+
+
+def test_a_script_of_one_language_needs_no_more_letters() -> None:
+    assert [language_of(text) for text in ("你好", "안녕", "שלום", "γεια")] == ["zh", "ko", "he", "el"]
+
+
+@pytest.mark.parametrize(
     ("text", "tag"),
     [
         ("请解释一下 Python 的 asyncio 是什么", "zh"),

@@ -101,6 +101,79 @@ def test_found(text: str, kind: str, what: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("mail jane\n@example.com!", "jane\n@example.com"),
+        ("mail jane@\nexample.com!", "jane@\nexample.com"),
+        ("mail jane\r\n@\r\nexample.com!", "jane\r\n@\r\nexample.com"),
+        ("mail jane\x00@example.com!", "jane\x00@example.com"),
+        ("mail jane@\x01example.com!", "jane@\x01example.com"),
+        ("mail ja\x00ne@exam\x00ple.com!", "ja\x00ne@exam\x00ple.com"),
+        ("mail jane\u00a0@example.com!", "jane\u00a0@example.com"),
+        ("mail jane@\u00a0example.com!", "jane@\u00a0example.com"),
+        ("mail jane @ example.com!", "jane @ example.com"),
+        ("mail jane\x85@example.com!", "jane\x85@example.com"),
+        ("mail j\u0336a\u0336ne@e\u0301xample.com!", "j\u0336a\u0336ne@e\u0301xample.com"),
+        ("mail jane@example\u2024com!", "jane@example\u2024com"),
+        ("mail jane@example\u3002com!", "jane@example\u3002com"),
+        ("mail jane@mail\uff61example\uff61com!", "jane@mail\uff61example\uff61com"),
+        ("mail jane@example.com\u3002", "jane@example.com"),
+        (r"mail jane\x40example.com!", r"jane\x40example.com"),
+        (r"mail jane\u{40}example.com!", r"jane\u{40}example.com"),
+        (r"mail jane\u{000040}example.com!", r"jane\u{000040}example.com"),
+        (r"mail jane\u0040example\x2ecom!", r"jane\u0040example\x2ecom"),
+        (r"mail jane\\\\x40example.com!", r"jane\\\\x40example.com"),
+        (r"mail \x6aane\x40example.co\x6d!", r"\x6aane\x40example.co\x6d"),
+        (r"mail \U0000006aane\U00000040example.com!", r"\U0000006aane\U00000040example.com"),
+        ("?to=jane%40example.com&x", "jane%40example.com"),
+        ("mail jane&#64;example.com!", "jane&#64;example.com"),
+        ("mail jane&#x0040;ex\u200bample.com!", "jane&#x0040;ex\u200bample.com"),
+        ('mail "john smith"@x.org!', '"john smith"@x.org'),
+        ("mail ⓙⓐⓝⓔ@ⓔⓧⓐⓜⓟⓛⓔ.ⓒⓞⓜ!", "ⓙⓐⓝⓔ@ⓔⓧⓐⓜⓟⓛⓔ.ⓒⓞⓜ"),
+        ("mail 🅙🅐🅝🅔@🅴🆇.🄲🄾🄼!", "🅙🅐🅝🅔@🅴🆇.🄲🄾🄼"),
+    ],
+)
+def test_addresses_in_disguise(text: str, what: str) -> None:
+    assert found(text) == [("email", what)]
+
+
+@pytest.mark.parametrize("seam", [".", "_", "/", "\u00b7", "\u2022", "\n", "\r\n", " \n", "\u00a0", "\x00", "\u2024"])
+def test_groups_with_anything_between_them(seam: str) -> None:
+    card, iban = seam.join(["4111", "1111", "1111", "1111"]), seam.join(["DE89", "3704", "0044", "0532", "0130", "00"])
+    british = seam.join(["GB82", "WEST", "1234", "5698", "7654", "32"])
+    american = seam.join(["3782", "822463", "10005"])
+    assert found(f"card {card}, iban {iban} or\t{british}; {american}") == [
+        ("card", card), ("iban", iban), ("iban", british), ("card", american)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "what"),
+    [
+        ("x 4111 1111\n1111 1111 y", "card", "4111 1111\n1111 1111"),
+        ("4.1.1.1.1.1.1.1.1.1.1.1.1.1.1.1", "card", "4.1.1.1.1.1.1.1.1.1.1.1.1.1.1.1"),
+        ("④①①①①①①①①①①①①①①①", "card", "④①①①①①①①①①①①①①①①"),
+        ("➍❶➀⓵ 1111 1111 1111", "card", "➍❶➀⓵ 1111 1111 1111"),
+        ("⁴¹¹¹ ¹¹¹¹ ¹¹¹¹ ¹¹¹¹", "card", "⁴¹¹¹ ¹¹¹¹ ¹¹¹¹ ¹¹¹¹"),
+        ("₄₁₁₁₁₁₁₁₁₁₁₁₁₁₁₁", "card", "₄₁₁₁₁₁₁₁₁₁₁₁₁₁₁₁"),
+        ("4¹1¹ 1111 1111 1111", "card", "4¹1¹ 1111 1111 1111"),
+        ("4\ufe0f\u20e3" + "1\ufe0f\u20e3" * 14 + "1", "card", "4\ufe0f\u20e3" + "1\ufe0f\u20e3" * 14 + "1"),
+        ("𝟒𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏", "card", "𝟒𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏"),
+        ("۴۱۱۱ ۱۱۱۱ ۱۱۱۱ ۱۱۱۱", "card", "۴۱۱۱ ۱۱۱۱ ۱۱۱۱ ۱۱۱۱"),
+        ("DE⁸⁹370400440532013000", "iban", "DE⁸⁹370400440532013000"),
+        ("+⁴⁹ 30 901820", "phone", "+⁴⁹ 30 901820"),
+        # The mark of a note, and the number of an item, which are no digits of what they stand at.
+        ("4111 1111 1111 1111²", "card", "4111 1111 1111 1111"),
+        ("①0612345678", "phone", "0612345678"),
+        # What stands between two numbers, and is nothing that anybody sees.
+        ("4111111111111111\x1e1234", "card", "4111111111111111"),
+    ],
+)
+def test_numbers_in_disguise(text: str, kind: str, what: str) -> None:
+    assert found(text) == [(kind, what)]
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",
@@ -139,6 +212,15 @@ def test_found(text: str, kind: str, what: str) -> None:
         "tokens: 4096 8192 16384 32768 65536 131072",
         "lat 52.520008, lon 13.404954",
         "callback(12345678), recall 12345678, ringbuffer 1234567",
+        "4111\n1111\n1111\n1111\n2222\n",
+        "12\n4111\n1111\n1111\n1111",
+        "4111\r\n1111\r\n1111\r\n1111\r\n2222",
+        "4111.1111.1111.1111.1111, x.4111.1111.1111.1111, 1.3.6.1.4.1.311.21.8",
+        "return x @ self.weight\n@app.route\n@pytest.fixture\ny @ w.T; see us @ www.example.com",
+        '"label"@en . "x"@de, "a @b", "a"@',
+        "m² 10²³, E = mc², H₂SO₄, CO₂ of 2024²; ①②③④⑤⑥",
+        r"C:\x64\users\u0041, \x41\x42\x43, \d+\w{40}, %4000 R&D&#65;",
+        "DE89/3704/0044/0532/0130/01 fr14_abcd_efgh_ijkl",
     ],
 )
 def test_left_alone(text: str) -> None:

@@ -46,5 +46,10 @@ class Places:
         found = re.match(r"\[([\w.]+)\]\s*(?:\"([^\"]*)\"|(\w+))?", place)
         if found:
             return self.line(found[1], 1, found[2] or found[3] or "")
-        table, _, key = place.rpartition(".")
-        return self.line(table, 1 if table else 0, key)
+        while place:
+            table, _, key = place.rpartition(".")
+            line = self.line(table, 1 if table else 0, key)
+            if line:
+                return line
+            place = table  # it may be written within the line of what it belongs to
+        return 0

@@ -20,13 +20,15 @@ import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pressroom.cost import Price, PriceError
+from pressroom.deploy._faults import faults, without_dates
 from pressroom.deploy._places import Places
 from pressroom.deploy.base import RouteWish
-from pressroom.deploy.checks import CheckError, Checks
+from pressroom.deploy.checks import Checks
 from pressroom.deploy.fleet import is_elsewhere
 from pressroom.kernel import (
     CapabilityError,
@@ -245,49 +247,73 @@ class _Reader:
         if not isinstance(given, dict):
             self._add(self._places.line("", 0, "rollout"), "[rollout] is no table", "")
             return {}
-        settings = self._workspace.settings.rollout
-        try:
-            return Checks.parse(given, settings, folder=self._path.resolve().parent).as_dict()
-        except CheckError as error:
+        settings, folder = self._workspace.settings.rollout, self._path.resolve().parent
+        read = partial(Checks.parse, settings=settings, folder=folder)
+        before = len(self._problems)
+        for error in faults(read, given, lambda error: str(error.facts.get("key", ""))):
             self._add(self._places.line("rollout", 1, str(error.facts.get("key", ""))), error.message, error.hint)
-            return {}
+        return read(given).as_dict() if len(self._problems) == before else {}
 
     def _terms(self, policy: dict[str, Any], cache: Any, routes: list[RouteWish]) -> None:
         """What other parts read, by their own words."""
         from pressroom.deploy._telling import made_cache, made_policy
 
-        for table in policy, cache:
-            if not _is_json(table):
-                self._add(0, "a date or a time stands where none can be", "Texts, numbers, truths, lists and tables.")
-                return
-        if self._problems:
-            return  # its routes are not all known: words about others would mislead
-        names = [route.name for route in routes]
-        try:
-            made_policy(policy, branches=names, own=[each.name for each in routes if not is_elsewhere(each.engine)])
-        except PressroomError as error:
-            self._add(self._places.line_of(str(error.facts.get("place", ""))), error.message, error.hint)
+        for table in policy, {"cache": cache}:
+            for place in without_dates(table):
+                line = self._places.line_of(place)
+                self._add(line, f"{place} is a date or a time", "Texts, numbers, truths, lists and tables are allowed.")
+        names = self._names()
+        if names:  # else words about branches would mislead
+            elsewhere = {route.name for route in routes if is_elsewhere(route.engine)}
+            own = [name for name in names if name not in elsewhere]
+            harmless = {"when": {"tag": ["-"]}, "prefer": [names[0]]}
+            read = partial(made_policy, branches=names, own=own)
+            for error in faults(read, policy, lambda error: str(error.facts.get("place", "")), filler=harmless):
+                self._add(self._places.line_of(str(error.facts.get("place", ""))), error.message, error.hint)
         if not isinstance(cache, dict):
             self._add(self._places.line("", 0, "cache"), "[cache] is no table", "")
             return
-        try:
-            made = made_cache(cache)
-        except PressroomError as error:
-            self._add(self._places.line_of(str(error.facts.get("setting", "cache."))), error.message, error.hint)
-            return
+        before = len(self._problems)
+        for error in faults(
+            lambda said: made_cache(said.get("cache", {})),
+            {"cache": cache},
+            lambda error: str(error.facts.get("setting", "cache")),
+        ):
+            self._add(self._places.line_of(str(error.facts.get("setting", "cache"))), error.message, error.hint)
+        made = made_cache(cache) if len(self._problems) == before else None
         if made is not None and made.meaning is not None:
             self._embeds(made.meaning.deployment)
 
+    def _names(self) -> list[str]:
+        """What the routes are called, also those that are wrong otherwise; none where one has no name of its own."""
+        given = self._said.get("route")
+        found: list[str] = []
+        for table in given if isinstance(given, list) else ():
+            ref = table.get("ref", "") if isinstance(table, dict) else ""
+            name = table.get("name", _called(ref) if isinstance(ref, str) and ref else None) if ref else None
+            if not isinstance(name, str) or not is_name(name) or name in found:
+                return []
+            found.append(name)
+        return found
+
     def _embeds(self, name: str) -> None:
-        """Whether there is a deployment of this name, for the cache by meaning."""
+        """Whether there is a deployment of this name that may be asked, for the cache by meaning."""
         from pressroom.deploy.deployments import Deployments
 
-        known = [wish.name for wish in Deployments(self._workspace).list()]
+        line = self._places.line_of("cache.meaning.deployment")
+        if name == self._said.get("name"):
+            hint = "Name another one, that answers /v1/embeddings; what answers chat does not."
+            self._add(line, f"cache.meaning.deployment is {name!r}, which is this deployment itself", hint)
+            return
+        known = {wish.name: wish for wish in Deployments(self._workspace).list()}
         if name not in known:
             hint = did_you_mean(
                 name, known, otherwise="Deploy a model of embeddings first: `press deploy REF --as NAME`."
             )
-            self._add(self._places.line_of("cache.meaning.deployment"), f"there is no deployment called {name!r}", hint)
+            self._add(line, f"there is no deployment called {name!r}", hint)
+        elif abroad := next((way.engine for way in known[name].ways if is_elsewhere(way.engine)), ""):
+            what = f"the deployment {name!r}, for the cache by meaning, asks somebody else ({abroad})"
+            self._add(line, what, "Questions are not sent away to be compared: name one on your own machines.")
 
     def _unknown(
         self, table: Mapping[str, Any], known: Iterable[str], name: str, number: int, what: str, *, key: str = ""

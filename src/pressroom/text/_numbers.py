@@ -17,18 +17,36 @@ _ALONE = r"(?<![0-9A-Za-z_][0-9])(?<![0-9A-Za-z]\.[0-9])"
 _END = r"(?![0-9A-Za-z_])"
 
 
+# What stands between groups of digits, and an end of a line.
+_MARK = r"[ ./_\u00b7\u2022-]"
+_SEAM = rf"(?:{_MARK}|[ -]?\r?\n)"
+
+
+# Dots and the like go on in numbers that are no card's: the ones of objects, of versions, of parts.
+_NO_MORE = r"(?![./_\u00b7\u2022-][0-9])"
+
+
 def _groups(first: int, *rest: int) -> str:
     """Digits in groups; the search has taken the first one of the first group."""
-    return f"[0-9]{{{first - 1}}}" + "".join(f"[ -][0-9]{{{length}}}" for length in rest)
+    return f"[0-9]{{{first - 1}}}" + "".join(f"{_MARK}[0-9]{{{length}}}" for length in rest)
+
+
+def _lines(first: int, *rest: int) -> str:
+    """The same with ends of lines between groups too, unless a number ends the line before or begins the one behind: a
+    column of numbers is no number in groups."""
+    groups = f"[0-9]{{{first - 1}}}" + "".join(f"{_SEAM}[0-9]{{{length}}}" for length in rest)
+    return rf"(?<![0-9]\n[0-9])(?<![0-9]\r\n[0-9]){groups}{_NO_MORE}(?![ -]?\r?\n[0-9])"
 
 
 _CARD = "|".join(
     (
         "[0-9]{11,18}(?!-[0-9])",
-        _groups(4, 4, 4, 4) + "(?:[ -][0-9]{2,3}(?![0-9/.]))?",
-        _groups(4, 6, 5),
-        _groups(4, 6, 4),
-        "(?:[ -][0-9]){12,18}(?![ -][0-9])",
+        _groups(4, 4, 4, 4) + f"(?:[ -][0-9]{{2,3}}(?![0-9/.])|{_NO_MORE})",
+        _groups(4, 6, 5) + _NO_MORE,
+        _groups(4, 6, 4) + _NO_MORE,
+        f"(?:{_MARK}[0-9]){{12,18}}(?!{_MARK}[0-9])",
+        _lines(4, 4, 4, 4),
+        _lines(4, 6, 5),
     )
 )
 
@@ -54,7 +72,7 @@ _PATTERNS = (
     ("nino2", r"(?<=[A-Z]{2} [0-9])(?<![0-9A-Za-z_]....)[0-9] ?[0-9]{2} ?[0-9]{2} ?[A-D]"),
     ("it", r"(?<=[A-Z]{6}[0-9])(?<![0-9A-Za-z_].......)[0-9][A-EHLMPRST][0-9]{2}[A-Z][0-9]{3}[A-Z]"),
     # How long an IBAN is depends on the country; only its beginning is looked for here.
-    ("iban", r"(?<=[A-Za-z]{2}[0-9])(?<![0-9A-Za-z_]...)[0-9](?=[ -]?[A-Za-z0-9]{2})"),
+    ("iban", r"(?<=[A-Za-z]{2}[0-9])(?<![0-9A-Za-z_]...)[0-9](?=" + _SEAM + r"?[A-Za-z0-9]{2})"),
 )
 _BEFORE = {"nie": 1, "nino": 2, "nino2": 3, "it": 6, "iban": 2}
 _NUMBER = re.compile(
@@ -102,7 +120,11 @@ _CUED = tuple(
         ("social security", 9, check.ssn),
     )
 )
-_IBAN_REST = re.compile(r"(?:[ -]?[A-Za-z0-9]){11,30}")
+# In any groups, or in those of four that it is printed in, with anything between them.
+_IBAN_RESTS = (
+    re.compile(r"(?:[ -]?[A-Za-z0-9]){11,30}"),
+    re.compile(rf"(?:{_SEAM}[A-Za-z0-9]{{4}}){{2,7}}(?:{_SEAM}[A-Za-z0-9]{{1,3}})?"),
+)
 _IP6 = re.compile(
     r"[0-9A-Fa-f](?<![0-9A-Za-z_:.][0-9A-Fa-f])[0-9A-Fa-f]{2,3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{1,4}(?![0-9A-Za-z_:])"
 )
@@ -175,13 +197,16 @@ def _is_address(text: str, start: int, end: int) -> bool:
 def _iban_end(text: str, start: int) -> int:
     """Where the IBAN that begins at `start` ends; 0 where there is none."""
     length = check.iban_length(text[start : start + 2])
-    rest = _IBAN_REST.match(text, start + 4) if length else None
-    if rest is None:
+    if not length:
         return 0
-    end, count = start + 4, 4
-    while count < length and end < rest.end():
-        count += text[end].isalnum()
-        end += 1
-    if count < length or text[end : end + 1].isalnum():
-        return 0
-    return end if check.iban(letters_of(text[start:end])) else 0
+    for written in _IBAN_RESTS:
+        rest = written.match(text, start + 4)
+        if rest is None:
+            continue
+        end, count = start + 4, 4
+        while count < length and end < rest.end():
+            count += text[end].isalnum()
+            end += 1
+        if count == length and not text[end : end + 1].isalnum() and check.iban(letters_of(text[start:end])):
+            return end
+    return 0

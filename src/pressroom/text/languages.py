@@ -12,16 +12,18 @@ import numpy.typing as npt
 from pressroom.text._letters import MOST, codes_of, groups_of, script_of
 
 _FAMILIES = ("latin", "cyrillic", "arabic", "devanagari")
-# Fewer letters than this say nothing.
-_LEAST = 3
+# With fewer letters a language is not told from others of its script: of pieces of prompts of 3 to 9 letters 7 in 10
+# would be told right, of 10 and 11 letters 8 in 10, of 12 to 15 letters 9 in 10.
+_LEAST = 10
 # Four groups a letter, and a space at each end.
 _ONES = np.ones(4 * (2 * MOST + 2), dtype=np.float32)
 
 
 def language_of(text: str) -> str:
     """The primary tag of BCP 47 (`en`, `de`, `zh`) of the language that most of the text's beginning is in; `und` where
-    there are no words. It always names the nearest language it knows: code, names and languages it does not know get
-    the tag of what they look like. Thread-safe; the first call reads a table."""
+    there are no words, and where there are fewer than ten letters of a script that several languages share. Of longer
+    texts it always names the nearest language it knows: code, names and languages it does not know get the tag of what
+    they look like. Thread-safe; the first call reads a table."""
     codes = codes_of(text)
     script, letters = script_of(codes)
     if script not in _FAMILIES:

@@ -3,20 +3,46 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pressroom.text._numbers import ip6_addresses, named_numbers, numbers
 from pressroom.text._phones import phones
-from pressroom.text._plain import place, plain
+from pressroom.text._plain import Layer, place, plain, without_controls
 from pressroom.text.findings import Finding, disjoint
 
-# Digits become '0', other bytes 'a', and what may stand between the digits of a number is left out: what text has no
-# number in it is seen without a pattern, at a thousandth of a microsecond a character.
-_SHAPE = bytes(48 if 48 <= code < 58 else 46 if code == 46 else 97 for code in range(256))
-_BETWEEN = b" -()/"
+# Digits become '0', control characters '\x01', other bytes 'a', and what may stand between the digits of a number is
+# left out: what text has no number in it is seen without a pattern, at a thousandth of a microsecond a character. Ends
+# of lines are kept: they may stand within a number, but mostly stand between two.
+_SHAPE = bytes(
+    48
+    if 48 <= code < 58
+    else code
+    if code in b".\n"
+    else 1
+    if code == 127 or (code < 32 and code not in b"\t\v\f\r")
+    else 97
+    for code in range(256)
+)
+_BETWEEN = b" -()/_\r" + "·•".encode()
 
 _HOST = r"[^\W_](?:[\w-]{0,62}[^\W_])?"
-_AT = re.compile(rf"@({_HOST}(?:\.{_HOST})+)")
+# White space and control characters, in an address that is taken apart.
+_GAP = "\x00-\x20\x7f-\x9f"
+# The second has the dots of Chinese and Japanese in it, the third stands apart from its '@', or both.
+_AT = re.compile(
+    rf"@(?:({_HOST}(?:\.{_HOST})+)|({_HOST}(?:[.\u3002\uff61][0-9A-Za-z](?:[\w-]{{0,62}}[^\W_])?)+)"
+    rf"|[{_GAP}]{{1,3}}({_HOST}(?:\.{_HOST})+))"
+)
+_DOTS = re.compile("[.\u3002\uff61]")
+_GAP_BEFORE = re.compile(rf"[{_GAP}]{{1,3}}\Z")
+# An address in pieces must end as most addresses do: '@' between spaces is much else, as in code.
+_ENDS = frozenset((
+    "com", "org", "net", "edu", "gov", "mil", "info", "biz", "io", "ai", "app", "dev", "ar", "at", "au", "be",
+    "br", "ca", "ch", "cl", "cn", "co", "cz", "de", "dk", "ee", "es", "eu", "fi", "fr", "gr", "hk", "hr", "hu",
+    "ie", "il", "in", "ir", "it", "jp", "kr", "lt", "lu", "lv", "mx", "my", "nl", "no", "nz", "pe", "ph", "pt",
+    "ro", "rs", "ru", "se", "sg", "si", "sk", "th", "tr", "tw", "ua", "uk", "us", "vn", "za",
+))  # fmt: skip
+_QUOTED = re.compile(r'"[^"\n]{1,64}"')
 _SPOKEN_AT = re.compile(
     r" ?[(\[{<] ?at ?[)\]}>] ?([\w-]{1,63}(?:(?:\.| ?[(\[{<] ?(?:dot|\.) ?[)\]}>] ?| dot )[\w-]{1,63}){1,4})",
     re.IGNORECASE,
@@ -70,32 +96,44 @@ def personal_data(text: str) -> list[Finding]:
     `national-id`, `ip-address`, `birth-date`. Names of persons and postal addresses are not looked for.
 
     It takes time in proportion to the text, about 50 ms a million characters of prose; `in_pieces` is for long ones."""
-    looked_at, cuts = plain(text)
-    found = list(_look(looked_at))
+    looked_at, layers, raised = plain(text)
+    shape = _shape(looked_at)
+    found = list(_look(looked_at, shape))
+    if raised:
+        found += _look(raised, _shape(raised))
+    if b"\x01" in shape:
+        bare, hidden = without_controls(raised or looked_at)
+        found += [_placed(one, hidden) for one in _look(bare, _shape(bare))]
     if not found:
         return found
     kept = disjoint(found)
-    if not cuts:
-        return kept
-    return [Finding(one.kind, place(one.start, cuts), place(one.end - 1, cuts) + 1) for one in kept]
+    return [_placed(one, layers) for one in kept] if layers else kept
 
 
-def _look(text: str) -> Iterator[Finding]:
+def _placed(finding: Finding, layers: Sequence[Layer]) -> Finding:
+    return Finding(finding.kind, *place(finding.start, finding.end, layers))
+
+
+def _shape(text: str) -> bytes:
+    return text.encode("utf-8", "replace").translate(_SHAPE, _BETWEEN)
+
+
+def _look(text: str, shape: bytes) -> Iterator[Finding]:
     if "@" in text:
         yield from _emails(text)
     # Brackets are rarer than the words in them; a character is found much faster than a word.
     if (("(" in text or "[" in text or "{" in text or "<" in text) and _AT_WORD.search(text)) or " dot " in text:
         yield from _spoken_emails(text)
-    shape = text.encode("utf-8", "replace").translate(_SHAPE, _BETWEEN)
-    # The third: what letters and digits a codice fiscale is made of.
-    numbered = b"000000" in shape or b"0.0" in shape or b"00a00a000a" in shape
+    four = b"0000" in shape
+    # The last one: what letters and digits a codice fiscale is made of.
+    numbered = (four and (b"000000" in shape or b"0000\n0000" in shape)) or b"0.0" in shape or b"00a00a000a" in shape
     if numbered:
         yield from numbers(text)
         lower = text.lower()
         if len(lower) == len(text):  # unless a letter's small form is longer: places would not agree
             yield from named_numbers(lower)
         yield from phones(text)
-    if (numbered or b"0000" in shape) and _may_tell_births(text):
+    if (numbered or four) and _may_tell_births(text):
         yield from _births(text)
     if ":" in text:
         yield from ip6_addresses(text)
@@ -103,14 +141,27 @@ def _look(text: str) -> Iterator[Finding]:
 
 def _emails(text: str) -> Iterator[Finding]:
     for match in _AT.finditer(text):
-        host = match.group(1)
-        last = host.rpartition(".")[2]
-        # Top-level domains are letters (or punycode): not the version behind a package's name.
-        if len(last) < 2 or not (last.isalpha() or last.startswith("xn--")):
+        at = match.start()
+        host = match[match.lastindex or 0]
+        apart = _GAP_BEFORE.search(text, max(0, at - 3), at)
+        if not _ends_address(host, apart=apart is not None or match.lastindex == 3):
             continue
-        start = _local_start(text, match.start(), _LOCAL)
-        if start < match.start() and not _USER.search(text, max(0, start - 128), match.start()):
+        end = apart.start() if apart else at
+        start = _local_start(text, end, _LOCAL)
+        if start == end and text[end - 1 : end] == '"':
+            quoted = _QUOTED.match(text[max(0, end - 66) : end][::-1])
+            start = end - len(quoted.group()) if quoted else end
+        if start < end and not _USER.search(text, max(0, start - 128), end):
             yield Finding("email", start, match.end())
+
+
+def _ends_address(host: str, *, apart: bool) -> bool:
+    """Whether what stands behind '@' is a host, and not the version behind a package's name."""
+    last = _DOTS.split(host)[-1]
+    if apart:
+        return last.lower() in _ENDS and not host.startswith("www.")
+    # Top-level domains are letters (or punycode).
+    return len(last) >= 2 and (last.isalpha() or last.startswith("xn--"))
 
 
 def _spoken_emails(text: str) -> Iterator[Finding]:

@@ -63,14 +63,12 @@ def secrets_in(text: str) -> list[Finding]:
     `password` (assigned to a name for one, or said to be one), `url-password` (user and password in an address).
 
     It takes time in proportion to the text; see `in_pieces` for long ones."""
-    looked_at, cuts = plain(text)
+    looked_at, layers, _ = plain(text, escapes=False)
     found = list(_look(looked_at))
     if not found:
         return found
     kept = disjoint(found)
-    if not cuts:
-        return kept
-    return [Finding(one.kind, place(one.start, cuts), place(one.end - 1, cuts) + 1) for one in kept]
+    return [Finding(one.kind, *place(one.start, one.end, layers)) for one in kept] if layers else kept
 
 
 def _look(text: str) -> Iterator[Finding]:

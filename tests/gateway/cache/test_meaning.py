@@ -306,3 +306,31 @@ def test_by_meaning_does_not_outlive_a_forgotten_deployment(cache: Cache) -> Non
     cache.by_meaning(key, told.append)
     assert told == [None]
     assert cache.look(POLICY, ALICE, CHAT, chat()) is not None
+
+
+def test_who_makes_no_vectors_is_told_of_once(
+    cache: Cache, bag: Bag, routes: RouteTable, caplog: pytest.LogCaptureFixture
+) -> None:
+    bag.say = lambda text: None
+    for _ in range(3):
+        assert isinstance(seek(cache, chat("How do I reset my password?")), Key)
+    (told,) = caplog.messages
+    assert "the vectors of 'e'" in told and "/v1/embeddings" in told
+    routes.put("e", [replace(route("e"), elsewhere=True)])
+    for _ in range(3):
+        seek(cache, chat("How do I reset it?"))
+    assert "asks somebody else" in caplog.messages[-1]
+    routes.remove("e")
+    for _ in range(3):
+        seek(cache, chat("How do I reset it?"))
+    assert "no such deployment" in caplog.messages[-1]
+    assert len(caplog.messages) == 3
+
+
+def test_one_that_starts_is_not_told_of(
+    cache: Cache, bag: Bag, routes: RouteTable, caplog: pytest.LogCaptureFixture
+) -> None:
+    bag.say = lambda text: None
+    routes.put("e", [replace(route("e"), ready=False, coming=True)])
+    seek(cache, chat("How do I reset it?"))
+    assert not caplog.messages

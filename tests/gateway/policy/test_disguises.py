@@ -36,8 +36,11 @@ BACK = "\\"
         ],
         *[
             {"messages": [{"role": "user", "content": f"mail alice{at}example.com"}]}
-            for at in ("%40", "&#64;", "&#x40;", "&commat;")
+            for at in ("%40", "&#64;", "&#x40;", "&commat;", "\\x40", "\\u{40}", "\n@", "\x00@", "\u00a0@")
         ],
+        {"messages": [{"role": "user", "content": '"john smith"@x.org or 4111\n1111\n1111\n1111'}]},
+        {"messages": MESSAGE, "metadata": {"phone": "5552671"}},
+        {"messages": MESSAGE, "metadata": {"date_of_birth": "1990-05-12"}},
     ],
 )
 def test_it_is_found(fields: dict[str, Any]) -> None:
@@ -49,3 +52,10 @@ def test_what_is_plain_stays_what_it_is() -> None:
     whole = Text({"model": "m", "messages": [{"role": "user", "content": text}], "seed": 12}, CHAT).whole
     assert text in whole
     assert not personal_data(whole)
+
+
+def test_two_texts_do_not_become_one() -> None:
+    said = [
+        {"role": "user", "content": text} for text in ("hello jane", "@example.com", "4111", "1111", "1111", "1111")
+    ]
+    assert not personal_data(Text({"model": "m", "messages": said}, CHAT).whole)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from pressroom.gateway.cache.base import CachePolicy
     from pressroom.gateway.protocols.openai import Endpoint
     from pressroom.gateway.routes import Route, RouteTable
+
+_log = logging.getLogger(__name__)
 
 # Answers that cannot be read end here; what they raise says nothing more.
 _ODD = (ValueError, LookupError, TypeError, AttributeError)
@@ -82,6 +85,7 @@ class Cache:
         self._bytes = 0
         self._pending = 0
         self._shunned: dict[str, float] = {}
+        self._told: dict[str, str] = {}
 
     # Looking up.
 
@@ -154,6 +158,8 @@ class Cache:
         def found(vector: NDArray[Any] | None, too_late: bool) -> None:
             if too_late:
                 self._shunned[meaning.deployment] = self._clock() + _SHUNNED_S
+            elif vector is None:
+                self._tell(meaning.deployment)
             key.vector = vector
             hit = self._alike(key, vector) if vector is not None else None
             if hit is None:
@@ -290,6 +296,21 @@ class Cache:
         """Who makes vectors now: those of another version cannot be compared."""
         route = self._routes.get(deployment)
         return deployment if route is None else f"{deployment}@{route.digest}"
+
+    def _tell(self, deployment: str) -> None:
+        """Why there was no vector, in the log; once, until it is for another reason."""
+        route = self._routes.get(deployment)
+        if route is None:
+            why = "there is no such deployment on this server"
+        elif route.elsewhere:
+            why = "it asks somebody else, and questions are not sent away to be compared"
+        elif route.ready and not route.capabilities.embeddings:
+            why = f"{route.ref or 'its model'} on {route.engine or 'its engine'} answers no /v1/embeddings"
+        else:
+            return  # it starts, or has failed this once
+        if self._told.get(deployment) != why:
+            self._told[deployment] = why
+            _log.warning("nothing is found by meaning with the vectors of %r: %s", deployment, why)
 
     def _keep(self, key: Key, record: Any, route: Route) -> None:
         shelf = self._shelves.get(key.model)

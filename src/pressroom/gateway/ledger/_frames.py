@@ -25,6 +25,7 @@ COLUMNS, OPENED, ROW = 0, 1, 2
 DAMAGED, TORN = -1, -2
 
 _CHUNK = 1 << 20
+_unpack, _crc32 = HEADER.unpack_from, zlib.crc32
 
 
 def frame(kind: int, payload: bytes) -> bytes:
@@ -51,14 +52,17 @@ def records(read: Callable[[int, int], bytes], start: int, end: int) -> Iterator
             data += got
         if at >= len(data):
             break
-        kind, payload, after = _record(data, at)
-        if payload is not None:
+        while True:
+            kind, payload, after = _record(data, at)
+            if payload is None:
+                break
             if gap:
                 yield DAMAGED, b"", base + at
                 gap = filled = False
             at = after
             yield kind, payload, base + at
-            continue
+        if len(data) - at < MOST and base + len(data) < end:
+            continue  # it may only be cut here
         gap = True
         found = data.find(MARK, at + 1)
         # Without a mark in sight the last two bytes may be the beginning of one.
@@ -71,11 +75,12 @@ def records(read: Callable[[int, int], bytes], start: int, end: int) -> Iterator
 
 
 def _record(data: bytes, at: int) -> tuple[int, bytes | None, int]:
-    if not data.startswith(MARK, at) or len(data) - at < HEADER_BYTES:
-        return 0, None, at
-    head, length, crc = HEADER.unpack_from(data, at)
     begin = at + HEADER_BYTES
-    payload = data[begin : begin + length] if length <= MOST - HEADER_BYTES else b""
-    if not payload or len(payload) != length or zlib.crc32(payload, length | head[3] << KIND_SHIFT) != crc:
+    if not data.startswith(MARK, at) or len(data) < begin:
         return 0, None, at
-    return head[3], payload, begin + length
+    head, length, crc = _unpack(data, at)
+    payload = data[begin : begin + length] if length <= MOST - HEADER_BYTES else b""
+    kind = head[3]
+    if not payload or len(payload) != length or _crc32(payload, length | kind << KIND_SHIFT) != crc:
+        return 0, None, at
+    return kind, payload, begin + length

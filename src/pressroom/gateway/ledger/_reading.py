@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 _BATCH = 4_096
 #: Records after which whoever is gentle gives way, and for how long: the event loop waits for Python that runs here.
-PIECE = 64
+PIECE = 128
 REST_S = 0.001
 
 # A later version may say more of a request that was opened, behind these.
@@ -33,12 +33,15 @@ Place = tuple[int, int]
 
 @dataclass(slots=True)
 class Batch:
-    """Rows (in the order of `COLUMNS`) and openings between two places, in order; the first place, and the last."""
+    """Rows (in the order of `COLUMNS`) between two places, in order; the first place, and the last; and what was opened
+    there and has no row there, by id."""
 
     start: Place
     end: Place
     rows: list[list[Any]] = field(default_factory=list)
-    opened: list[Opened] = field(default_factory=list)
+    opened: dict[str, Opened] = field(default_factory=dict)
+    #: How many records were read.
+    count: int = 0
     #: Stretches that no record could be read of.
     damaged: int = 0
 
@@ -67,9 +70,11 @@ def _read_segment(
     folder: Path, number: int, begin: int, end: int | None, batch: Batch, most: int, gentle: bool
 ) -> bool:
     """Whether it was read to its end."""
+    rows, unclosed = batch.rows, dict[str, bytes]()
     fd = os.open(path_of(folder, number), os.O_RDONLY | os.O_CLOEXEC)
     try:
         size = os.fstat(fd).st_size
+        count, end_at = batch.count, begin
         names = _columns(fd)
         translate = names if names != COLUMNS else None
         for kind, payload, after in records(
@@ -77,23 +82,37 @@ def _read_segment(
         ):
             if kind == ROW:
                 row = orjson.loads(payload)
-                batch.rows.append(row if translate is None else _translated(row, translate))
+                if translate is not None:
+                    row = _translated(row, translate)
+                rows.append(row)
+                unclosed.pop(row[0], None)
+                batch.opened.pop(row[0], None)
             elif kind == OPENED:
-                batch.opened.append(Opened(*orjson.loads(payload)[:_OPENED_FIELDS]))
+                # Nearly every one is closed soon: only what is left in the end is looked at.
+                unclosed[_id_in(payload)] = payload
             elif kind == DAMAGED:
                 batch.damaged += 1
                 _log.error("%s is damaged before byte %d: a record is lost", path_of(folder, number), after)
             elif kind == TORN:
                 _log.warning("%s ends in a record that its process did not finish", path_of(folder, number))
-            batch.end = (number, after)
-            count = len(batch.rows) + len(batch.opened)
+            end_at = after
+            count += 1
             if count >= most:
-                return False
+                break
             if gentle and not count % PIECE:
                 time.sleep(REST_S)
     finally:
         os.close(fd)
-    return True
+    batch.end, batch.count = (number, end_at), count
+    for id, payload in unclosed.items():
+        batch.opened[id] = Opened(*orjson.loads(payload)[:_OPENED_FIELDS])
+    return count < most
+
+
+def _id_in(payload: bytes) -> str:
+    """The first text of a list in JSON."""
+    id = payload[2 : payload.find(b'"', 2)]
+    return orjson.loads(payload)[0] if b"\\" in id else id.decode()
 
 
 def _columns(fd: int) -> tuple[str, ...]:

@@ -34,6 +34,9 @@ _ESCAPES = (
     ("\\/", "/"),
     ("\\\\", "\\"),
 )
+# Between two texts, so that they do not become one that nobody wrote: an address or a number may go over an end of a
+# line, but not over this. A name and its value stay near each other.
+_APART = "\n|"
 # JSON within JSON: as often as this is a text unwrapped.
 _WRAPPED = 3
 
@@ -61,8 +64,7 @@ class Text:
         pieces += [unwrapped for piece in pieces if "\\" in piece for unwrapped in _unwrapped(piece)]
         pieces += [unquote(piece) for piece in pieces if "%" in piece and _PERCENT.search(piece)]
         pieces += [unescape(piece) for piece in pieces if "&" in piece and _ENTITY.search(piece)]
-        # Apart, so that two texts do not become one that nobody wrote.
-        self.whole = "\n".join(pieces)
+        self.whole = _APART.join(pieces)
 
 
 def _conversation(given: Any, said: list[str]) -> int:
