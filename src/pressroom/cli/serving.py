@@ -170,12 +170,14 @@ def serve(host: str | None, port: int | None, as_json: bool) -> None:
 
     from pressroom.deploy import Server
     from pressroom.kernel import Workspace
+    from pressroom.kernel.interpreter import tuned_for_a_loop
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with Workspace.open() as workspace:
         server = Server(workspace, host=host, port=port)
         with until_stopped() as stopped, server:
             stopped.serving = True
+            tuned_for_a_loop()
             if as_json:
                 print_json({"url": server.url})
             else:

@@ -34,6 +34,7 @@ from pressroom.gateway.workers._pipe import Message, Pipe
 from pressroom.gateway.workers.figures import plain_families
 from pressroom.gateway.workers.mirror import MirrorTable
 from pressroom.kernel import Keys, PressroomError, Workspace
+from pressroom.kernel.interpreter import tuned_for_a_loop
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +61,9 @@ def main() -> None:
             Workspace.open(Path(spec["workspace"])) as workspace,
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
-            runner.run(WorkerProcess(workspace, spec).run())
+            worker = WorkerProcess(workspace, spec)
+            tuned_for_a_loop()
+            runner.run(worker.run())
     except PressroomError as error:
         _log.error("worker %s: %s %s", spec["number"], error, error.hint)
         raise SystemExit(1) from None
