@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,11 @@ def test_numbers_in_binary_are_numpys(datatype: str, count: int, random: Any) ->
 def test_the_shortest_decimal_is_the_same_single(value: float) -> None:
     short = shortest(value)
     assert struct.pack("<f", short) == struct.pack("<f", value)
-    assert len(repr(short)) <= len(repr(value))
+    assert len(_digits(short)) <= len(_digits(value))
+
+
+def _digits(value: float) -> tuple[int, ...]:
+    return Decimal(repr(value)).normalize().as_tuple().digits
 
 
 def test_a_temperature_sent_as_a_single_is_the_one_that_was_meant() -> None:

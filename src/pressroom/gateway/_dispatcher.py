@@ -266,7 +266,7 @@ class Dispatcher:
                 body = None if options or body is None else with_usage(body)
         sent = orjson.dumps(fields) if body is None else body
 
-        def go(found: Refused | None) -> Asked:
+        def go(found: Refused | None, served: Served | None = None) -> Asked:
             if found is not None:
                 return self._not_admitted(found, grant, receiver, asking)
             generation = Generation(
@@ -280,12 +280,12 @@ class Dispatcher:
                 branch=branch,
                 asking=asking,
             )
-            generation.start()
+            generation.start(served)
             return generation
 
         found = grant.cover(lane.price, size=len(sent), context=lane.route.context)
         if found is None:
-            return go(None)
+            return go(None, served)
         if isinstance(found, Pending):
             return self._when_held(found, grant, go)
         if found.short not in _COUNTED or grant.answers > 1 or not countable(lane, endpoint, fields):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pressroom.gateway.ledger.base import Row
     from pressroom.gateway.metrics import Metrics, Series
     from pressroom.gateway.policy.base import Asking
-    from pressroom.gateway.routes import Lane, Route, RouteTable, Served
+    from pressroom.gateway.routes import Lane, Route, RouteTable, Served, Tally
     from pressroom.kernel import GatewaySettings
 
 # An answer that is not streamed is kept until it is whole, so that an engine that dies within it is still an error.
@@ -159,6 +159,7 @@ class Generation(Call, Asked):
         "_series",
         "_size",
         "_streaming",
+        "_tally",
         "_texts",
         "_tries",
         "deadline",
@@ -196,6 +197,7 @@ class Generation(Call, Asked):
         self._began = perf_counter()
         self._first = 0.0
         self._lane: Lane | None = None
+        self._tally: Tally | None = None
         self._chosen: Served | None = None  # where it was chosen among several
         self._series: Series | None = None
         self._head: Head | None = None
@@ -211,11 +213,12 @@ class Generation(Call, Asked):
         #: When it has waited long enough for an engine, in seconds of the monotonic clock; 0 while it has not waited.
         self.deadline = 0.0
 
-    def start(self) -> None:
-        """Send it to an engine, or let it wait for one."""
+    def start(self, served: Served | None = None) -> None:
+        """Send it to an engine, or let it wait for one. `served` are those, if it was just looked for."""
         house = self._house
         while True:
-            served = self._served()
+            if served is None:
+                served = self._served()
             if served is None:
                 self._refuse(self._nobody())
                 return
@@ -232,10 +235,11 @@ class Generation(Call, Asked):
                 self._refuse(problem)
                 return
             if house.routes.enter(lane):
-                break  # else the routes were replaced this very moment
+                break
+            served = None  # the routes were replaced this very moment
         if lane.prepared is None:
             lane.prepared = Prepared(lane.route, house.metrics.of(lane.route.model))
-        self._lane = lane
+        self._lane, self._tally = lane, served.tally
         if served.chooser is not None:
             self._chosen = served
             lane.unbegun[self] = None
@@ -528,9 +532,8 @@ class Generation(Call, Asked):
         if lane is None:
             grant.leave(status, None, None)
             return
-        served = self._served()
-        if served is not None:
-            tally = served.tally
+        tally = self._tally
+        if tally is not None:
             waited = now - self._began
             if status == _CLIENT_GONE and (self._first or waited < _IMPATIENT_S):
                 tally.left += 1

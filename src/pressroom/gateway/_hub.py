@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 STREAMED = (b"/api/",)
 # Addresses of models and commits, as somebody opens them in a browser; none that begins like the gateway's own paths.
 _PAGE = re.compile(
-    rb"/(?!(?:v\d+|health|metrics|openai|favicon\.ico)(?:/|$))[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?"
+    rb"/(?!(?:v\d+|health\w*|livez|readyz|metrics|openai|favicon\.ico)(?:/|$))[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?"
     rb"(?:/(?:commit|tree)/[\w.-]+)?"
 )
 _PLACES = (b"/resolve/", b"/raw/", b".git/info/lfs/")

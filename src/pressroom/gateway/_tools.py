@@ -186,7 +186,9 @@ def _may_be_call(said: str) -> bool:
 
 
 def _about_tools(message: dict[str, Any]) -> bool:
-    return bool(message.get("tool_calls") or message.get("tool_call_id") or message.get("role") == "tool")
+    if len(message) > 2 and (message.get("tool_calls") or message.get("tool_call_id")):
+        return True
+    return bool(message.get("role") == "tool")
 
 
 def _plain(message: dict[str, Any]) -> dict[str, Any]:

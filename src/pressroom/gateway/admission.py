@@ -19,7 +19,7 @@ _REMEMBERED = 1_024
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What one key may use at most: requests and tokens in any minute, and requests at once. None: no limit."""
+    """What one key may use at most: requests and tokens a minute, and requests at once. None: no limit."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import sys
 
-# Of new objects, after which the collector looks for cycles among them: requests leave hardly any, and the usual 700 are
-# made by twenty requests.
+# Of new objects, after which the collector looks for cycles among them: requests leave hardly any, and twenty of them
+# make the usual 700.
 _COLLECT_AFTER = (20_000, 20, 50)
 # Seconds after which a thread that computes hands over to the loop; the usual 5 ms are seen in the latency.
 _SWITCH_S = 0.001

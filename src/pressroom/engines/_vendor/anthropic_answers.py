@@ -13,7 +13,7 @@ import orjson
 
 from pressroom.engines._vendor.protocol import StreamReader
 from pressroom.engines._vendor.refusals import dressed_up, judged, malformed
-from pressroom.engines._vendor.words import chunk
+from pressroom.engines._vendor.words import chunk, tokens
 
 Scrubbed = Callable[[str], str]
 
@@ -189,10 +189,8 @@ def _counts(usage: Any) -> dict[str, Any] | None:
     """The tokens: all that went in counts, also what came from a cache or went into one."""
     if not isinstance(usage, dict):
         return None
-    parts = [usage.get(name) for name in _PARTS]
-    prompt = sum(part for part in parts if type(part) is int)
-    said = usage.get("output_tokens")
-    said = said if type(said) is int else 0
+    prompt = sum(tokens(usage.get(name)) or 0 for name in _PARTS)
+    said = tokens(usage.get("output_tokens")) or 0
     cached = usage.get("cache_read_input_tokens")
     return {
         "prompt_tokens": prompt,

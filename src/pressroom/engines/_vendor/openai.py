@@ -10,7 +10,7 @@ import orjson
 
 from pressroom.engines._vendor.protocol import Asked, Protocol, StreamReader, wants_stream
 from pressroom.engines._vendor.refusals import dressed_up, invalid, judged, malformed, unsupported
-from pressroom.engines._vendor.words import checked_messages, counts
+from pressroom.engines._vendor.words import checked_messages, counts, tokens
 
 Scrubbed = Callable[[str], str]
 
@@ -145,14 +145,19 @@ def _whole(scrubbed: Scrubbed, found: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
         raise malformed("it has no choices")
     usage = counts(found.get("usage"))
-    return {**found, "usage": usage} if usage else found
+    if usage is None:
+        found.pop("usage", None)  # whatever stands there says nothing
+        return found
+    return {**found, "usage": usage}
 
 
 def _embedded(scrubbed: Scrubbed, found: dict[str, Any]) -> dict[str, Any]:
     _refused(found, scrubbed)
     if not isinstance(found.get("data"), list):
         raise malformed("it has no embeddings")
-    usage = found.get("usage")
-    if isinstance(usage, dict) and type(usage.get("prompt_tokens")) is int:
-        found["usage"] = {"total_tokens": usage["prompt_tokens"], **usage}
+    usage = found.pop("usage", None)
+    prompt = tokens(usage.get("prompt_tokens")) if isinstance(usage, dict) else None
+    if prompt is not None:
+        total = tokens(usage.get("total_tokens"))
+        found["usage"] = {**usage, "prompt_tokens": prompt, "total_tokens": prompt if total is None else total}
     return found

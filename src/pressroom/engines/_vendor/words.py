@@ -7,22 +7,34 @@ from typing import Any
 
 from pressroom.engines._vendor.refusals import invalid
 
+# More is no number of tokens.
+_MOST_TOKENS = 10**12
+
 
 def counts(usage: Any) -> dict[str, Any] | None:
     """The tokens of an answer with everything in it that clients may look for; None where the vendor gives none."""
-    if not isinstance(usage, dict) or type(usage.get("prompt_tokens")) is not int:
+    prompt = tokens(usage.get("prompt_tokens")) if isinstance(usage, dict) else None
+    if prompt is None:
         return None
-    prompt, said = usage["prompt_tokens"], usage.get("completion_tokens")
-    said = said if type(said) is int else 0
+    said = tokens(usage.get("completion_tokens")) or 0
+    total = tokens(usage.get("total_tokens"))
     details = usage.get("prompt_tokens_details")
     details = dict(details) if isinstance(details, dict) else {}
-    if type(details.get("cached_tokens")) is not int:
-        cached = usage.get("prompt_cache_hit_tokens")  # as DeepSeek says it
-        details["cached_tokens"] = cached if type(cached) is int else 0
-    whole = {"completion_tokens": said, "total_tokens": prompt + said, **usage, "prompt_tokens_details": details}
-    if type(whole["total_tokens"]) is not int:
-        whole["total_tokens"] = prompt + said
-    return whole
+    cached = tokens(details.get("cached_tokens"))
+    if cached is None:
+        cached = tokens(usage.get("prompt_cache_hit_tokens")) or 0  # as DeepSeek says it
+    return {
+        **usage,
+        "prompt_tokens": prompt,
+        "completion_tokens": said,
+        "total_tokens": prompt + said if total is None else total,
+        "prompt_tokens_details": {**details, "cached_tokens": cached},
+    }
+
+
+def tokens(value: Any) -> int | None:
+    """A number of tokens, as a vendor says it; None where it is none."""
+    return value if type(value) is int and 0 <= value < _MOST_TOKENS else None
 
 
 def chunk(id: str, created: int, delta: dict[str, Any], finish: str | None = None, *, index: int = 0) -> dict[str, Any]:

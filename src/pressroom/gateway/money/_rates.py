@@ -76,9 +76,10 @@ class Limiter:
         requests = self.requests
         if requests is not None and requests.fill(now) < MINUTE:
             return too_fast(self.key, "requests", requests.limit, 1, requests.wait_ns(MINUTE))
-        refused = self.take_tokens(tokens, now)
-        if refused is not None:
-            return refused
+        if self.tokens is not None:
+            refused = self.take_tokens(tokens, now)
+            if refused is not None:
+                return refused
         if requests is not None:
             requests.level -= MINUTE
         self.running += 1

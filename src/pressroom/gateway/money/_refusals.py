@@ -54,7 +54,8 @@ def no_price(budget: Budget, model: str) -> Refused:
     """It would count for a budget in dollars, and nobody knows for how much."""
     message = (
         f"What {model!r} costs is not known, and {budget_text(budget)} would have to count it. "
-        "Set a price for it, or remove the budget."
+        "Set one (press cost price set VENDOR/MODEL --prompt USD --completion USD; `press show` names both), or remove "
+        "the budget."
     )
     return Refused(Problem(429, message, _QUOTA, None, _QUOTA), "price")
 

@@ -116,7 +116,9 @@ class Leg:
             steered.won(self)
         if steered.copy is not None:
             steered.copy.answered(body)
-        self._worked()
+        mark = self.way.mark
+        if mark.failures or mark.open_until:
+            mark.worked()
         steered.ended()
         # One that cannot be read raises, and `failed` follows.
         steered.receiver.whole(body, route)

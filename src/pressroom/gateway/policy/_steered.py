@@ -30,8 +30,22 @@ class Steered(Asked):
     """A request under way."""
 
     __slots__ = (
-        "_after", "_allowed", "_deadline", "_hedge", "_later", "_leg", "_limit", "_over", "_paused",
-        "_rival", "_winner", "asking", "copy", "receiver", "start", "steering",
+        "_after",
+        "_allowed",
+        "_deadline",
+        "_hedge",
+        "_later",
+        "_leg",
+        "_limit",
+        "_over",
+        "_paused",
+        "_rival",
+        "asking",
+        "copy",
+        "receiver",
+        "start",
+        "steering",
+        "winner",
     )  # fmt: skip
 
     def __init__(
@@ -54,7 +68,8 @@ class Steered(Asked):
         self._allowed = allowed
         self._leg: Leg | None = None
         self._rival: Leg | None = None
-        self._winner: Leg | None = None
+        #: The one that answers, once there is one.
+        self.winner: Leg | None = None
         self._over = False
         self._paused = False
         self._limit: asyncio.TimerHandle | None = None
@@ -109,7 +124,7 @@ class Steered(Asked):
     def _hedged(self) -> None:
         """No first byte in time: ask the next one too."""
         self._hedge = None
-        if self._over or self._winner is not None or self._leg is None:
+        if self._over or self.winner is not None or self._leg is None:
             return
         way = self._next()
         if way is not None:
@@ -120,7 +135,7 @@ class Steered(Asked):
 
     def won(self, leg: Leg) -> None:
         """This one begins to answer: no other will."""
-        self._winner = leg
+        self.winner = leg
         leg.way.mark.won += 1
         if leg.limit is not None:
             leg.limit.cancel()
@@ -189,10 +204,6 @@ class Steered(Asked):
     def paused(self) -> bool:
         return self._paused
 
-    @property
-    def winner(self) -> Leg | None:
-        return self._winner
-
     def _too_long(self) -> None:
         self._limit = None
         if self._over:
@@ -200,7 +211,7 @@ class Steered(Asked):
         for leg in (self._leg, self._rival):
             if leg is not None:
                 leg.way.mark.fails(self.steering.policy.breaker, self.steering.clock())
-        begun = self._winner is not None
+        begun = self.winner is not None
         self._drop()
         total = self.steering.policy.limits.total_s
         problem = server_error(504, f"The answer took longer than {total:g} seconds.", code="engine_timeout")
@@ -230,10 +241,10 @@ class Steered(Asked):
     def pause(self) -> None:
         self._paused = True
         # Who has not begun is not held back: it could not show that it is the first.
-        if self._winner is not None and self._winner.asked is not None:
-            self._winner.asked.pause()
+        if self.winner is not None and self.winner.asked is not None:
+            self.winner.asked.pause()
 
     def resume(self) -> None:
         self._paused = False
-        if self._winner is not None and self._winner.asked is not None:
-            self._winner.asked.resume()
+        if self.winner is not None and self.winner.asked is not None:
+            self.winner.asked.resume()
