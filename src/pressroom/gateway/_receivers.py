@@ -56,9 +56,11 @@ class HttpReceiver:
         if self._slow:
             asked.pause()
 
-    # What the answer does.
+    # What the answer does. At its end it lets go of what was asked, which knows it: no circle is left whose memory only
+    # the collector finds.
 
     def whole(self, body: bytes, route: Route) -> None:
+        self._asked = None
         self._client.respond(200, _headers(route.digest, route.branch, route.cache)[0] + self._id, body)
 
     def begin(self, route: Route) -> None:
@@ -69,9 +71,11 @@ class HttpReceiver:
         self._client.send_piece(data)
 
     def end(self) -> None:
+        self._asked = None
         self._client.end_stream()
 
     def failed(self, problem: Problem) -> None:
+        self._asked = None
         if self._streaming:
             self._client.send_piece(problem.event())
             self._client.end_stream()
@@ -146,7 +150,8 @@ class Guard(Asked):
 
     def asked(self, asked: Asked) -> Guard:
         """What was asked for it."""
-        self._asked = asked
+        if not self._over:
+            self._asked = asked
         return self
 
     def whole(self, body: bytes, route: Route) -> None:
@@ -176,9 +181,10 @@ class Guard(Asked):
 
     def cancel(self) -> None:
         if not self._over:
+            asked = self._asked
             self._end(_CLIENT_GONE)
-            if self._asked is not None:
-                self._asked.cancel()
+            if asked is not None:
+                asked.cancel()
 
     def pause(self) -> None:
         if self._asked is not None:
@@ -199,6 +205,7 @@ class Guard(Asked):
         if not self._over:
             self._house.told(self._grant.row, status, self._grant.began, self._first)
         self._over = True
+        self._asked = None
         if self._kept:
             self._grant.row.answer = b"".join(self._kept)
             self._kept = None

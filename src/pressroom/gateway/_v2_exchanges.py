@@ -70,6 +70,7 @@ class _Exchange:
         self.failed(server_error(503, "The gateway is stopping."))
 
     def failed(self, problem: Problem) -> None:
+        self.asked = None  # it knows this exchange: no circle is left for the collector
         refuse(self._connection, self._id, problem)
 
 
@@ -96,22 +97,24 @@ class Whole(_Exchange):
     ) -> None:
         super().__init__(connection, request_id, client, job)
         self._binary = binary
+        self._whole: _whole.Whole | None = None
 
     def start(self, asker: Asker, door: str) -> None:
         """Ask. The answer may be out when this returns."""
         self._connection.hold(self)
-        self._whole = _whole.Whole(self._job, self._answered)
-        self.asked = self._whole.ask(asker, door, self._client, id_of(self._id))
+        self._whole = whole = _whole.Whole(self._job, self._answered)
+        self.asked = whole.ask(asker, door, self._client, id_of(self._id))
 
     def _answered(self, found: _whole.Found) -> None:
+        whole, self._whole, self.asked = self._whole, None, None
         if isinstance(found, Problem):
             self.failed(found)
         else:
-            self._send(found)
+            self._send(found, whole.route if whole is not None else None)
 
-    def _send(self, answers: list[Answer] | Embeddings) -> None:
+    def _send(self, answers: list[Answer] | Embeddings, route: Route | None) -> None:
         job, connection = self._job, self._connection
-        headers = _said(job, self._whole.route) + self._id
+        headers = _said(job, route) + self._id
         if self._binary is None:
             assert not isinstance(answers, Embeddings)
             connection.respond(200, JSON + headers, orjson.dumps(writing.generated(job, answers[0])))
@@ -188,5 +191,6 @@ class Streamed(_Exchange):
 
     def _finish(self, events: bytes) -> None:
         self._over = True
+        self.asked = None
         self._connection.send_piece(events)
         self._connection.end_stream()

@@ -15,6 +15,7 @@ from pressroom.gateway.ledger._fold import Fold
 from pressroom.gateway.ledger._reading import Place
 from pressroom.kernel import PressroomError
 from pressroom.kernel.database import Database
+from pressroom.kernel.interpreter import give_way
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class Folding:
         return done and not self._thread.is_alive()
 
     def _run(self) -> None:
+        give_way()
         pause = _EVERY_S
         while not self._stopping:
             self._wake.wait(pause)
