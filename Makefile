@@ -1,5 +1,6 @@
 # make up      a virtual environment of its own, a light install, then `press up` (ARGS=--once: and stop)
-# make test    everything the tests need, then the tests (SLOW=1: the slow ones too; ARGS=…: passed to pytest)
+# make test    everything the tests need, then the tests (SLOW=1: the slow ones too; JOBS=0: in one process;
+#              ARGS=…: passed to pytest)
 # make help    the rest
 #
 # Needs Python 3.11 or newer and nothing else. Works with the make of macOS (3.81), so no newer syntax here.
@@ -38,6 +39,10 @@ ifneq ($(or $(SLOW),$(filter true,$(CI))),)
 SELECTION := -m "slow or not slow"
 endif
 
+# A file stays with one worker: what its tests share is made once. JOBS=0: all in one process, as a debugger wants it.
+JOBS := logical
+SPREAD = -n $(JOBS) --maxprocesses 4 --dist loadfile
+
 .PHONY: up setup test check bench docs lock soak soak-kill clean help
 
 up: $(LIGHT)
@@ -46,7 +51,7 @@ up: $(LIGHT)
 setup: $(DEV)
 
 test: $(DEV)
-	@$(BIN)/python -m pytest $(SELECTION) $(ARGS)
+	@$(BIN)/python -m pytest $(SELECTION) $(SPREAD) $(ARGS)
 
 check: $(DEV)
 	@$(BIN)/ruff format --check --quiet . || { echo "Run: $(BIN)/ruff format ." >&2; exit 1; }

@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# No limit on how long one example may take: a busy machine is not a fault of the code.
-settings.register_profile("pressroom", deadline=None)
+# No limit on how long one example may take: a busy machine is not a fault of the code. In CI the examples are the same
+# each time, so that a change is judged by what it changed; at a desk they are new ones.
+settings.register_profile("pressroom", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("pressroom")
 
 
