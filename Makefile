@@ -39,9 +39,9 @@ ifneq ($(or $(SLOW),$(filter true,$(CI))),)
 SELECTION := -m "slow or not slow"
 endif
 
-# A file stays with one worker: what its tests share is made once. JOBS=0: all in one process, as a debugger wants it.
+# A file stays with one worker (tests/conftest.py says which). JOBS=0: all in one process, as a debugger wants it.
 JOBS := logical
-SPREAD = -n $(JOBS) --maxprocesses 4 --dist loadfile
+SPREAD = -n $(JOBS) --maxprocesses 4 --dist loadgroup
 
 .PHONY: up setup test check bench docs lock soak soak-kill clean help
 

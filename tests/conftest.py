@@ -23,6 +23,22 @@ from hypothesis import settings
 settings.register_profile("pressroom", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("pressroom")
 
+# Those that run llama.cpp: its threads wait for each other spinning, and two at once fall to a tenth of their speed. So
+# one worker has them all, one after the other. Beside these, every file with the fixture `smollm2`.
+_LLAMACPP = ("test_main_job.py", "gateway/test_llamacpp.py", "cli/test_parity_command.py")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of several workers each has whole files: what the tests of one share is made once."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    tests = Path(__file__).parent
+    theirs = {tests / name for name in _LLAMACPP}
+    theirs |= {item.path for item in items if "smollm2" in getattr(item, "fixturenames", ())}
+    for item in items:
+        group = "llama.cpp" if item.path in theirs else item.path.relative_to(tests).as_posix()
+        item.add_marker(pytest.mark.xdist_group(group))
+
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
