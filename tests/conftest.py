@@ -25,7 +25,15 @@ settings.load_profile("pressroom")
 
 # Those that run llama.cpp: its threads wait for each other spinning, and two at once fall to a tenth of their speed. So
 # one worker has them all, one after the other. Beside these, every file with the fixture `smollm2`.
-_LLAMACPP = ("test_main_job.py", "gateway/test_llamacpp.py", "cli/test_parity_command.py")
+_LLAMACPP = (
+    "test_main_job.py",
+    "cli/test_compress_command.py",
+    "cli/test_parity_command.py",
+    "compress/calibrate/test_calibrate.py",
+    "compress/test_making.py",
+    "compress/weights/test_in_llamacpp.py",
+    "gateway/test_llamacpp.py",
+)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

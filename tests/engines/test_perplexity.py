@@ -16,7 +16,7 @@ import pytest
 
 from pressroom.engines import EngineSpec, create, perplexity
 from pressroom.engines._llama import Llama, divergences, log_softmax_at
-from pressroom.engines._perplexity import summarised
+from pressroom.engines._perplexity import Compared, summarised
 from pressroom.kernel import EngineError
 from pressroom.store import inspect
 
@@ -49,11 +49,17 @@ def test_divergence_is_that_of_the_textbook() -> None:
 
 
 def test_the_divergence_is_a_mean_with_its_error() -> None:
-    found = summarised([-1.0] * 4, [0.1, 0.2, 0.4, 0.5], windows=1, bos=False, version="")
-    assert found.kl == pytest.approx(0.3) and found.kl_stderr == pytest.approx(math.sqrt(0.1 / 3 / 4))
+    windows = [Compared([0.1, 0.2], 2), Compared([0.4, 0.5], 1), Compared([0.0, 0.6], 2)]
+    found = summarised([-1.0] * 6, windows, windows=3, bos=False, version="")
+    assert found.kl == pytest.approx(0.3) and found.kl_p99 == 0.6
+    # The windows' means are 0.15, 0.45 and 0.3: their standard deviation (of a population of 3) over the root of 2.
+    assert found.kl_stderr == pytest.approx(math.sqrt(0.015 / 2))
+    assert found.top1 == pytest.approx(5 / 6) and found.top1_stderr == pytest.approx(math.sqrt(1 / 18 / 2))
+    alone = summarised([-1.0] * 2, windows[:1], windows=1, bos=False, version="")
+    assert alone.kl == pytest.approx(0.15) and alone.kl_stderr is None and alone.top1_stderr is None
     assert summarised([-1.0, -2.0], windows=1, bos=False, version="").kl is None
     with pytest.raises(EngineError, match="no probabilities"):
-        summarised([-1.0, -2.0], [0.1, math.inf], windows=1, bos=False, version="")
+        summarised([-1.0, -2.0], [Compared([0.1, math.inf], 2)], windows=1, bos=False, version="")
 
 
 def test_a_guess_among_n_has_perplexity_n() -> None:
@@ -126,23 +132,23 @@ def test_it_is_the_same_every_time_and_says_how_far_it_is(smollm2: Path, hamlet:
 
 @pytest.mark.slow
 def test_how_far_an_altered_model_is_from_what_it_was(smollm2: Path, hamlet: str, tmp_path: Path) -> None:
-    same = perplexity(smollm2, hamlet, windows=1, reference=smollm2)
-    assert (same.kl, same.kl_stderr, same.unlike) == (0, 0, "")
+    same = perplexity(smollm2, hamlet, windows=2, reference=smollm2)
+    assert (same.kl, same.kl_p99, same.top1, same.unlike) == (0, 0, 1, "")
     (norm,) = [tensor for tensor in inspect(smollm2).tensors if tensor.name == "blk.20.ffn_norm.weight"]
     content = bytearray(smollm2.read_bytes())
     weights = np.frombuffer(content, np.float32, norm.elements, norm.offset)
     weights *= np.float32(1.2)
     altered = tmp_path / "altered.gguf"
     altered.write_bytes(content)
-    found = perplexity(altered, hamlet, windows=1, reference=smollm2)
-    back = perplexity(smollm2, hamlet, windows=1, reference=altered)
+    found = perplexity(altered, hamlet, windows=2, reference=smollm2)
+    back = perplexity(smollm2, hamlet, windows=2, reference=altered)
     assert found.kl is not None and back.kl is not None and found.kl_stderr is not None
     # One of sixty norms a fifth larger: some hundredths of a nat.
     assert 0 < found.kl_stderr < found.kl < 0.5 and back.kl > 0 and found.kl != back.kl
     assert found.value != same.value and back.value == pytest.approx(same.value, rel=1e-6)
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF" + bytes(100))
-    alone = perplexity(smollm2, hamlet, windows=1, reference=broken)
+    alone = perplexity(smollm2, hamlet, windows=2, reference=broken)
     assert alone.kl is None and "cannot load broken.gguf" in alone.unlike
 
 

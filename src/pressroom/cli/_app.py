@@ -27,6 +27,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demote": ("promotion", "Let an alias point to nothing."),
     "floor": ("promotion", "What a sheet must say before an alias may point to it."),
     "history": ("promotion", "Every move of a model's aliases and floors, and every refusal."),
+    "compress": ("compress", "Fewer bytes for the same answers, measured on the written file."),
+    "frontier": ("frontier", "What was made from a version: bytes against divergence."),
     "lineage": ("lineage", "The family of a version as a tree, in the terminal and as an SVG."),
     "diff": ("lineage", "What differs between two versions: tensors, metadata, files."),
     "gc": ("storage", "Give back the space of what nothing refers to."),

@@ -18,6 +18,14 @@ _CLIENTS = (1, 4)
 # Runs a figure is the median of. On a shared machine a single one can be off by a tenth.
 _ROUNDS = 3
 _WARM_UP_TOKENS = 8
+# Figures of a version beside its parent: unit, and what it is.
+_DIVERGENCE = {
+    "kl_mean": ("nat", "D(parent ‖ model) of the next token, mean"),
+    "kl_stderr": ("nat", "standard error of kl_mean, by windows"),
+    "kl_p99": ("nat", "D(parent ‖ model) of the next token, 99th percentile"),
+    "top1_agreement": ("", "share where parent and model hold the same token for the likeliest"),
+    "top1_stderr": ("", "standard error of top1_agreement, by windows"),
+}
 
 
 def measure(
@@ -48,7 +56,7 @@ def measure(
     machine = str(this_machine())
     wanted = {"perplexity", "perplexity_stderr"} - set(known)
     if parent is not None:
-        wanted |= {"kl_mean", "kl_stderr"} - set(known)
+        wanted |= set(_DIVERGENCE) - set(known)
     if wanted:
         if version.format != "gguf":
             workspace.events.emit(Note("perplexity is not measured: only GGUF weights can be scored so far"))
@@ -118,10 +126,12 @@ def _perplexity_figures(
     yield Figure(name="perplexity_stderr", value=round(found.stderr, 4), how=how, where=where, at=now)
     if found.unlike:
         workspace.events.emit(Note(f"the divergence from {called} is not measured: {found.unlike}"))
-    if found.kl is not None and found.kl_stderr is not None:
-        how = f"D(parent ‖ model) of the next token, mean over the places of: {how}; the parent is {called}"
-        yield Figure(name="kl_mean", value=round(found.kl, 6), unit="nat", how=how, where=where, at=now)
-        yield Figure(name="kl_stderr", value=round(found.kl_stderr, 6), unit="nat", how=how, where=where, at=now)
+    if found.kl is not None:
+        values = (found.kl, found.kl_stderr, found.kl_p99, found.top1, found.top1_stderr)
+        for (name, (unit, what)), value in zip(_DIVERGENCE.items(), values, strict=True):
+            if value is not None:
+                said = f"{what}, over the places of: {how}; the parent is {called}"
+                yield Figure(name=name, value=round(value, 6), unit=unit, how=said, where=where, at=now)
 
 
 def _running_figures(

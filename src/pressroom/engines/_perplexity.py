@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pressroom.engines._child_answers import child_answers
 from pressroom.kernel import EngineError, MissingDependencyError, this_machine
@@ -25,8 +25,9 @@ class Perplexity:
     they were independent, as llama.cpp says it), over `tokens` scored tokens in `windows` windows.
 
     `kl` is the mean Kullback-Leibler divergence from a reference's distributions at the same places to this model's, in
-    nats, and `kl_stderr` its standard error; None without a reference, or where `unlike` says that they cannot be
-    compared.
+    nats, `kl_stderr` its standard error by windows (places of one window are not independent), `kl_p99` its 99th
+    percentile over the places, and `top1` the share of places where both hold the same token for the likeliest; None
+    without a reference, or where `unlike` says that they cannot be compared.
     """
 
     value: float
@@ -37,6 +38,9 @@ class Perplexity:
     version: str
     kl: float | None = None
     kl_stderr: float | None = None
+    kl_p99: float | None = None
+    top1: float | None = None
+    top1_stderr: float | None = None
     unlike: str = ""
 
     @property
@@ -74,7 +78,7 @@ def perplexity(
             library="xllamacpp",
         )
     log_probabilities: list[float] = []
-    divergences: list[float] = []
+    compared: list[Compared] = []
     task = {
         "model": str(model.absolute()),
         "reference": None if reference is None else str(reference.absolute()),
@@ -87,25 +91,34 @@ def perplexity(
     total = int(first["windows"])
     for done, answer in enumerate(answers, start=1):
         log_probabilities += answer["log_probabilities"]
-        divergences += answer.get("divergences", [])
+        if "divergences" in answer:
+            compared.append(Compared(answer["divergences"], answer["same"]))
         if on_progress is not None:
             on_progress(done, total)
     found = summarised(
-        log_probabilities, divergences, windows=total, bos=bool(first["bos"]), version=str(first["version"])
+        log_probabilities, compared, windows=total, bos=bool(first["bos"]), version=str(first["version"])
     )
     return dataclasses.replace(found, unlike=str(first["unlike"]))
 
 
+class Compared(NamedTuple):
+    """One window beside the reference's: the divergence at each place, and how often the same token is likeliest."""
+
+    divergences: list[float]
+    same: int
+
+
 def summarised(
-    log_probabilities: list[float], divergences: Sequence[float] = (), *, windows: int, bos: bool, version: str
+    log_probabilities: list[float], compared: Sequence[Compared] = (), *, windows: int, bos: bool, version: str
 ) -> Perplexity:
-    """The figures from the log-probabilities of the scored tokens, and the divergences at them.
+    """The figures from the log-probabilities of the scored tokens, and what came of comparing the windows.
 
     Raises:
         EngineError: they are not numbers: the weights or the arithmetic are broken.
     """
     loss, error = _mean([-p for p in log_probabilities])
-    kl, kl_stderr = _mean(divergences) if divergences else (None, None)
+    divergences = sorted(value for window in compared for value in window.divergences)
+    kl = math.fsum(divergences) / len(divergences) if compared else None
     if not math.isfinite(loss) or not math.isfinite(kl or 0.0):
         raise EngineError(
             "the model gives no probabilities for the text (not a number, or zero)",
@@ -120,8 +133,16 @@ def summarised(
         bos=bos,
         version=version,
         kl=kl,
-        kl_stderr=kl_stderr,
+        kl_stderr=_by_window([math.fsum(window.divergences) / len(window.divergences) for window in compared]),
+        kl_p99=divergences[math.ceil(0.99 * len(divergences)) - 1] if compared else None,
+        top1=sum(window.same for window in compared) / len(divergences) if compared else None,
+        top1_stderr=_by_window([window.same / len(window.divergences) for window in compared]),
     )
+
+
+def _by_window(means: list[float]) -> float | None:
+    """The standard error of a mean of windows of one length; None where a single one says nothing of it."""
+    return _mean(means)[1] if len(means) > 1 else None
 
 
 def _mean(values: Sequence[float]) -> tuple[float, float]:

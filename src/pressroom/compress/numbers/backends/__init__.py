@@ -1,0 +1,1 @@
+"""The number formats, one file each: the name of the file is the name of the format."""

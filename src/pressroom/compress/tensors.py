@@ -1,0 +1,194 @@
+"""Tensors rounded when the file comes to them, some ahead of it, and what became of each."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from pressroom.compress.recipe import Recipe, bits_below_16
+from pressroom.kernel import Progress, RecipeError, Workspace, this_machine
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pressroom.compress.calibrate import Calibration
+    from pressroom.compress.rounding import Curvature, Rounded
+    from pressroom.compress.weights import Plan, Planned, Weights
+
+    Bytes = NDArray[np.uint8]
+
+# Rows that are rounded at once where no second-order pass needs all of them: 64 MB of a model's widest layer.
+_ROWS = 4_096
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TensorReport:
+    """What became of a tensor. `error` is the share of its layer's output, squared, that is lost on the calibration
+    text, and `nearest` what plain rounding would have lost (None: not computed); `fallback` says that the second-order
+    pass could not be done."""
+
+    name: str
+    format: str
+    nbytes: int
+    error: float | None = None
+    nearest: float | None = None
+    fallback: bool = False
+
+
+def _alone() -> None:
+    """A pass is thousands of small steps: one thread each, and the passes side by side. So the sums are the same, too,
+    however many there are."""
+    try:
+        import torch
+    except ImportError:
+        return  # whoever needs it says so
+    torch.set_num_threads(1)
+
+
+class Rounding:
+    """Used with `with` while the file is written: the second-order passes of the next tensors are under way meanwhile,
+    one on each thread."""
+
+    def __init__(
+        self, workspace: Workspace, source: Weights, plan: Plan, recipe: Recipe, calibration: Calibration | None
+    ) -> None:
+        self._workspace = workspace
+        self._source = source
+        self._plan = plan
+        self._recipe = recipe
+        self._calibration = calibration
+        self._threads = workspace.settings.engines.threads or this_machine().physical_cores
+        self._pool: ThreadPoolExecutor | None = None
+        self._ahead: dict[str, Future[Rounded]] = {}
+        self._waiting = [one for one in plan.changed if self._hessian_of(one) is not None]
+        self._curvatures: dict[int, Curvature] = {}
+        self._lock = threading.Lock()
+        self._digests: dict[str, bytes] = {}
+        #: Of those that are done, in the order of the file.
+        self.reports: list[TensorReport] = []
+
+    def __enter__(self) -> Rounding:
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="rounding", initializer=_alone)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._pool is not None
+        self._pool.shutdown(cancel_futures=True)
+        self._ahead.clear()
+
+    def of(self, one: Planned) -> Callable[[], Iterator[Bytes]]:
+        """What gives the data of this tensor, piece by piece, when the file comes to it."""
+
+        def made() -> Iterator[Bytes]:
+            hashed = hashlib.blake2b(digest_size=16)
+            for piece in self._pieces(one):
+                hashed.update(piece.data)
+                yield piece
+            self._digests[one.tensor.name] = hashed.digest()
+            total = len(self._plan.changed)
+            self._workspace.events.emit(Progress("rounding", len(self.reports), total, "tensors"))
+
+        return made
+
+    def compare(self, path: Path) -> None:
+        """The file as it is on the disk has what was made: every tensor in its type, with its bytes.
+
+        Raises:
+            RecipeError: it has not; the disk or the memory is not to be trusted.
+        """
+        from pressroom.compress.weights import open_weights
+
+        with open_weights(path) as written:
+            wrong = []
+            for one in self._plan.changed:
+                name, format = one.tensor.name, one.format
+                found = written.tensors[name]
+                same = hashlib.blake2b(written.raw(name), digest_size=16).digest() == self._digests[name]
+                if format is None or found.number != format.ggml or not same:
+                    wrong.append(name)
+        if wrong:
+            raise RecipeError(
+                f"the file that was written does not hold what was made: {', '.join(wrong[:5])}",
+                hint="Check the disk and the memory, then try again.",
+                tensors=wrong,
+            )
+
+    def _pieces(self, one: Planned) -> Iterator[Bytes]:
+        import numpy as np
+
+        tensor, format = one.tensor, one.format
+        assert format is not None
+        if self._hessian_of(one) is not None:
+            found = self._second_order(one)
+            self.reports.append(
+                TensorReport(
+                    name=tensor.name,
+                    format=format.name,
+                    nbytes=one.nbytes,
+                    error=found.error,
+                    nearest=found.nearest,
+                    fallback=found.fallback,
+                )
+            )
+            yield np.ascontiguousarray(found.data)
+            return
+        importance = self._kept("moments", tensor.name)
+        if importance is not None and importance.ndim != 1:
+            importance = None  # of experts, each with its own
+        for start in range(0, tensor.rows, _ROWS):
+            rows = self._source.rows(tensor.name, start, min(start + _ROWS, tensor.rows))
+            yield np.ascontiguousarray(format.encode(rows, importance))
+        self.reports.append(TensorReport(name=tensor.name, format=format.name, nbytes=one.nbytes))
+
+    def _second_order(self, one: Planned) -> Rounded:
+        assert self._pool is not None
+        while self._waiting and len(self._ahead) <= self._threads:
+            following = self._waiting.pop(0)
+            self._ahead[following.tensor.name] = self._pool.submit(self._rounded, following)
+        return self._ahead.pop(one.tensor.name).result()
+
+    def _rounded(self, one: Planned) -> Rounded:
+        from pressroom.compress.rounding import rounded
+
+        assert one.format is not None
+        curvature, name = self._curvature_of(one), one.tensor.name
+        return rounded(self._source.rows(name), curvature, one.format, importance=self._kept("moments", name))
+
+    def _curvature_of(self, one: Planned) -> Curvature:
+        """Layers with the same input share one, which is factored once; they lie side by side in the file."""
+        from pressroom.compress.rounding import Curvature
+
+        hessian = self._hessian_of(one)
+        assert hessian is not None
+        with self._lock:
+            found = self._curvatures.get(id(hessian))
+            if found is None:
+                found = self._curvatures[id(hessian)] = Curvature(hessian)
+                while len(self._curvatures) > self._threads + 1:
+                    del self._curvatures[next(iter(self._curvatures))]
+            return found
+
+    def _hessian_of(self, one: Planned) -> NDArray[np.float32] | None:
+        """What enters the layer, where it is to be rounded with that in mind."""
+        assert one.format is not None
+        if one.tensor.role != "linear" or not bits_below_16(one.format.name):
+            return None
+        if self._recipe.rounding_of(one.tensor.name) != "gptq":
+            return None
+        return self._kept("hessians", one.tensor.name)
+
+    def _kept(self, what: str, name: str) -> NDArray[np.float32] | None:
+        if self._calibration is None:
+            return None
+        kept: Mapping[str, Any] = getattr(self._calibration, what)
+        found: NDArray[np.float32] | None = kept.get(name)
+        return found if found is not None and found.any() else None
