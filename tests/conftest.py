@@ -36,6 +36,7 @@ _LLAMACPP = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Of several workers each has whole files: what the tests of one share is made once."""
     if not config.pluginmanager.hasplugin("xdist"):
