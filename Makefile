@@ -41,7 +41,7 @@ endif
 
 # A file stays with one worker (tests/conftest.py says which). JOBS=0: all in one process, as a debugger wants it.
 JOBS := logical
-SPREAD = -n $(JOBS) --maxprocesses 4 --dist loadgroup
+SPREAD = -n $(JOBS) --maxprocesses 4 --dist loadfile
 
 .PHONY: up setup test check bench docs lock soak soak-kill clean help
 

@@ -24,29 +24,39 @@ settings.register_profile("pressroom", deadline=None, derandomize=bool(os.enviro
 settings.load_profile("pressroom")
 
 # Those that run llama.cpp: its threads wait for each other spinning, and two at once fall to a tenth of their speed. So
-# one worker has them all, one after the other. Beside these, every file with the fixture `smollm2`.
-_LLAMACPP = (
-    "test_main_job.py",
-    "cli/test_compress_command.py",
-    "cli/test_parity_command.py",
-    "compress/calibrate/test_calibrate.py",
-    "compress/test_making.py",
-    "compress/weights/test_in_llamacpp.py",
-    "gateway/test_llamacpp.py",
+# one worker has them all, one after the other.
+_LLAMACPP = frozenset(
+    f"tests/{name}.py"
+    for name in (
+        "bad_days/test_lost_engines",
+        "cli/test_compress_command",
+        "cli/test_parity_command",
+        "compress/calibrate/test_calibrate",
+        "compress/test_making",
+        "compress/weights/test_in_llamacpp",
+        "engines/test_conformance",
+        "engines/test_contract",
+        "engines/test_measure",
+        "engines/test_memory",
+        "engines/test_parity",
+        "engines/test_perplexity",
+        "gateway/test_llamacpp",
+        "test_main_job",
+    )
 )
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of several workers each has whole files: what the tests of one share is made once."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    tests = Path(__file__).parent
-    theirs = {tests / name for name in _LLAMACPP}
-    theirs |= {item.path for item in items if "smollm2" in getattr(item, "fixturenames", ())}
-    for item in items:
-        group = "llama.cpp" if item.path in theirs else item.path.relative_to(tests).as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several workers (`--dist loadfile`) each has whole files: what the tests of one share is made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "llama.cpp" if file in _LLAMACPP else file
+
+    return Files(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(autouse=True)
