@@ -521,7 +521,7 @@ class Generation(Call, Asked):
             return
         now = perf_counter()
         series.in_flight -= 1
-        first_s = self._first and self._first - self._began
+        first_s = self._first - self._began if self._first else 0.0
         if self._alone:
             series.count(self._door, status)
             series.took(self._door, now - self._began)

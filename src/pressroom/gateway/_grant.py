@@ -138,8 +138,7 @@ class Grant:
         ledger = books.ledger
         if ledger is not None:
             if found.counts or found.nano_usd > 0:
-                row = self.row
-                opened = ledger.opened(row.id, row.at, row.key, row.team, row.model, found.tokens, found.nano_usd)
+                opened = self._write_opened(found)
             else:
                 opened = books.free_when_full or not ledger.full
             if not opened:

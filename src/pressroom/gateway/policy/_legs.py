@@ -116,9 +116,7 @@ class Leg:
             steered.won(self)
         if steered.copy is not None:
             steered.copy.answered(body)
-        mark = self.way.mark
-        if mark.failures or mark.open_until:
-            mark.worked()
+        self._worked()
         steered.ended()
         # One that cannot be read raises, and `failed` follows.
         steered.receiver.whole(body, route)

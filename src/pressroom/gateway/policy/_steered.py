@@ -30,22 +30,8 @@ class Steered(Asked):
     """A request under way."""
 
     __slots__ = (
-        "_after",
-        "_allowed",
-        "_deadline",
-        "_hedge",
-        "_later",
-        "_leg",
-        "_limit",
-        "_over",
-        "_paused",
-        "_rival",
-        "asking",
-        "copy",
-        "receiver",
-        "start",
-        "steering",
-        "winner",
+        "_after", "_allowed", "_deadline", "_hedge", "_later", "_leg", "_limit", "_over", "_paused", "_rival",
+        "asking", "copy", "receiver", "start", "steering", "winner",
     )  # fmt: skip
 
     def __init__(
