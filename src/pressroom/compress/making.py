@@ -139,8 +139,7 @@ def compress(
         changed = {one.tensor.name: Changed(_format(one), work.of(one)) for one in plan.changed}
         target = folder / f"{name.replace('/', '-')}.gguf"
         try:
-            with work:
-                write(target, source, changed)
+            write(target, source, changed)
             work.compare(target)
             made = pull(
                 workspace,

@@ -1,18 +1,15 @@
-"""Tensors rounded when the file comes to them, some ahead of it, and what became of each."""
+"""Tensors rounded when the file comes to them, and what became of each."""
 
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pressroom.compress.recipe import Recipe, bits_below_16
-from pressroom.kernel import Progress, RecipeError, Workspace, this_machine
+from pressroom.kernel import Progress, RecipeError, Workspace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,19 +39,8 @@ class TensorReport:
     fallback: bool = False
 
 
-def _alone() -> None:
-    """A pass is thousands of small steps: one thread each, and the passes side by side. So the sums are the same, too,
-    however many there are."""
-    try:
-        import torch
-    except ImportError:
-        return  # whoever needs it says so
-    torch.set_num_threads(1)
-
-
 class Rounding:
-    """Used with `with` while the file is written: the second-order passes of the next tensors are under way meanwhile,
-    one on each thread."""
+    """One after the other, on one thread: a pass is thousands of small steps, and two side by side gain a tenth."""
 
     def __init__(
         self, workspace: Workspace, source: Weights, plan: Plan, recipe: Recipe, calibration: Calibration | None
@@ -64,26 +50,11 @@ class Rounding:
         self._plan = plan
         self._recipe = recipe
         self._calibration = calibration
-        self._threads = workspace.settings.engines.threads or this_machine().physical_cores
-        self._pool: ThreadPoolExecutor | None = None
-        self._ahead: dict[str, Future[Rounded]] = {}
-        self._waiting = [one for one in plan.changed if self._hessian_of(one) is not None]
-        self._curvatures: dict[int, Curvature] = {}
-        self._lock = threading.Lock()
+        # The last one, with the array it was made of: layers with the same input lie side by side in the file.
+        self._curvature: tuple[NDArray[np.float32], Curvature] | None = None
         self._digests: dict[str, bytes] = {}
         #: Of those that are done, in the order of the file.
         self.reports: list[TensorReport] = []
-
-    def __enter__(self) -> Rounding:
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="rounding", initializer=_alone)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._pool is not None
-        self._pool.shutdown(cancel_futures=True)
-        self._ahead.clear()
 
     def of(self, one: Planned) -> Callable[[], Iterator[Bytes]]:
         """What gives the data of this tensor, piece by piece, when the file comes to it."""
@@ -127,8 +98,9 @@ class Rounding:
 
         tensor, format = one.tensor, one.format
         assert format is not None
-        if self._hessian_of(one) is not None:
-            found = self._second_order(one)
+        hessian = self._hessian_of(one)
+        if hessian is not None:
+            found = self._second_order(one, hessian)
             self.reports.append(
                 TensorReport(
                     name=tensor.name,
@@ -149,33 +121,15 @@ class Rounding:
             yield np.ascontiguousarray(format.encode(rows, importance))
         self.reports.append(TensorReport(name=tensor.name, format=format.name, nbytes=one.nbytes))
 
-    def _second_order(self, one: Planned) -> Rounded:
-        assert self._pool is not None
-        while self._waiting and len(self._ahead) <= self._threads:
-            following = self._waiting.pop(0)
-            self._ahead[following.tensor.name] = self._pool.submit(self._rounded, following)
-        return self._ahead.pop(one.tensor.name).result()
-
-    def _rounded(self, one: Planned) -> Rounded:
-        from pressroom.compress.rounding import rounded
+    def _second_order(self, one: Planned, hessian: NDArray[np.float32]) -> Rounded:
+        from pressroom.compress.rounding import Curvature, rounded
 
         assert one.format is not None
-        curvature, name = self._curvature_of(one), one.tensor.name
-        return rounded(self._source.rows(name), curvature, one.format, importance=self._kept("moments", name))
-
-    def _curvature_of(self, one: Planned) -> Curvature:
-        """Layers with the same input share one, which is factored once; they lie side by side in the file."""
-        from pressroom.compress.rounding import Curvature
-
-        hessian = self._hessian_of(one)
-        assert hessian is not None
-        with self._lock:
-            found = self._curvatures.get(id(hessian))
-            if found is None:
-                found = self._curvatures[id(hessian)] = Curvature(hessian)
-                while len(self._curvatures) > self._threads + 1:
-                    del self._curvatures[next(iter(self._curvatures))]
-            return found
+        if self._curvature is None or self._curvature[0] is not hessian:
+            self._curvature = hessian, Curvature(hessian)
+        name = one.tensor.name
+        importance = self._kept("moments", name)
+        return rounded(self._source.rows(name), self._curvature[1], one.format, importance=importance)
 
     def _hessian_of(self, one: Planned) -> NDArray[np.float32] | None:
         """What enters the layer, where it is to be rounded with that in mind."""
