@@ -31,6 +31,7 @@ _LLAMACPP = frozenset(
         "bad_days/test_lost_engines",
         "cli/test_compress_command",
         "cli/test_parity_command",
+        "cli/test_search_command",
         "compress/calibrate/test_calibrate",
         "compress/test_making",
         "compress/weights/test_in_llamacpp",

@@ -19,6 +19,7 @@ from pressroom.engines._llama import Llama, divergences, log_softmax_at
 from pressroom.engines._perplexity import Compared, summarised
 from pressroom.kernel import EngineError
 from pressroom.store import inspect
+from tests.compress.weights.gguf_files import VOCABULARY, tiny
 
 
 def test_log_softmax_is_that_of_the_textbook() -> None:
@@ -187,3 +188,18 @@ def test_probabilities_are_those_that_the_server_gives(smollm2: Path, hamlet: st
     # float32. Both together made 0.0003 at most for a token here; a wrong token or position would be off by about 3.
     np.testing.assert_allclose(ours, theirs, atol=0.003)
     assert np.std(ours) > 1, "the tokens are of many kinds, so agreeing is no accident"
+
+
+def test_what_the_reference_said_is_kept_for_the_next_one(tmp_path: Path) -> None:
+    text = "the press prints what the compositor sets, letter by letter. " * 60
+    first, other = (tiny(seed=seed).write(tmp_path / f"{seed}.gguf") for seed in (1, 2))
+    with (tmp_path / "kept").open("w+b") as kept:
+        found = perplexity(other, text, windows=2, skip=512, reference=first, kept=kept)
+        assert kept.seek(0, 2) == 2 * 255 * VOCABULARY * 4
+        again = perplexity(other, text, windows=2, skip=512, reference=tmp_path / "not there", kept=kept)
+    assert found.kl is not None and found.kl > 0 and len(found.kl_of_windows) == 2
+    assert again == found
+    assert sum(found.kl_of_windows) / 2 == pytest.approx(found.kl)
+    assert perplexity(other, text, windows=2, reference=first).value != found.value  # the text begins elsewhere
+    with pytest.raises(EngineError, match=r"too short .* after the first 3500"):
+        perplexity(other, text, windows=2, skip=3500)

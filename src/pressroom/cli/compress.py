@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,9 @@ from pressroom.cli._output import common, human_bytes, print_json, table
 from pressroom.cli._progress import ProgressLines
 
 if TYPE_CHECKING:
-    from pressroom.compress import Made, Recipe
+    from pressroom.compress import CalibrationText, Made, Recipe
+    from pressroom.compress.search import Goal, Tried
+    from pressroom.kernel import Workspace
     from pressroom.registry.base import Version
 
 _SHOWN = ("perplexity", "kl_mean", "kl_p99", "top1_agreement", "tokens_per_second_1", "peak_memory_bytes")
@@ -21,6 +25,8 @@ _SHOWN = ("perplexity", "kl_mean", "kl_p99", "top1_agreement", "tokens_per_secon
 @click.argument("ref")
 @click.option("--to", metavar="FORMAT", help="A number format for all linear layers: int8, int4, q5_0, iq4_nl, …")
 @click.option("--recipe", "recipe_path", type=click.Path(path_type=Path, dir_okay=False), help="A recipe in TOML.")
+@click.option("--budget", metavar="SIZE|TIME", help="Search for the best file of at most 100MB, or 12ms a token.")
+@click.option("--max-loss", metavar="SHARE", help="Search for the smallest file that loses at most 2% of perplexity.")
 @click.option("--embedding", metavar="FORMAT", default="", help="Format of the embedding and the head; else kept.")
 @click.option(
     "--rounding",
@@ -32,6 +38,7 @@ _SHOWN = ("perplexity", "kl_mean", "kl_p99", "top1_agreement", "tokens_per_secon
 @click.option("--text", metavar="SOURCE", help="Calibration text, as `press pull` names it; else the setting's.")
 @click.option("--tokens", type=click.IntRange(512, 10_000_000), help="Tokens of it that are looked at.")
 @click.option("--as", "name", metavar="NAME", help="Name of what is made; else REF's name and the format.")
+@click.option("--save", "save", type=click.Path(path_type=Path, dir_okay=False), help="Write the found recipe there.")
 @click.option("--plan", "only_plan", is_flag=True, help="Say what the file would be, and make nothing.")
 @click.option("--no-measure", is_flag=True, help="Leave its sheet for `press measure`.")
 @common
@@ -39,16 +46,20 @@ def compress(
     ref: str,
     to: str | None,
     recipe_path: Path | None,
+    budget: str | None,
+    max_loss: str | None,
     embedding: str,
     rounding: str,
     text: str | None,
     tokens: int | None,
     name: str | None,
+    save: Path | None,
     only_plan: bool,
     no_measure: bool,
     as_json: bool,
 ) -> None:
-    """Make a smaller version of REF: round its weights to another number format, or follow a recipe.
+    """Make a smaller version of REF: round its weights to another number format, follow a recipe, or search for the
+    best file within a budget.
 
     The file is written, read again, registered with REF as its parent, and measured: perplexity, divergence from REF,
     tokens a second. What cannot be done is said before the work begins; no tensor falls back to another format.
@@ -56,41 +67,109 @@ def compress(
     import dataclasses
 
     from pressroom.cli._measure import fill_sheet
+    from pressroom.cli._search import link, search
     from pressroom.compress import compress as carry_out
     from pressroom.kernel import Workspace
-    from pressroom.registry import Registry, pull, read_text
+    from pressroom.registry import Registry
 
-    recipe = _asked(to, recipe_path, embedding=embedding, rounding=rounding)
-    if tokens is not None or text is not None:
-        old = recipe.calibration
-        calibration = dataclasses.replace(old, text=text or old.text, tokens=tokens or old.tokens)
-        recipe = dataclasses.replace(recipe, calibration=calibration)
-    with Workspace.open() as workspace, ProgressLines(workspace, quiet=as_json):
+    goal = _goal(to, recipe_path, budget, max_loss)
+    if goal is None and save is not None:
+        raise click.UsageError("--save is for what a search finds: with --budget or --max-loss.")
+    if goal is not None and (embedding or rounding != "gptq" or only_plan):
+        raise click.UsageError("A search chooses by itself: --embedding, --rounding and --plan are not for it.")
+    recipe = None if goal is not None else _asked(to, recipe_path, embedding=embedding, rounding=rounding)
+    calibration = _calibration(recipe, text=text, tokens=tokens)
+    outcome = None
+    runs: dict[int, str] = {}
+    with Workspace.open() as workspace, ProgressLines(workspace, quiet=as_json), ExitStack() as stack:
         registry = Registry(workspace)
         version = registry.get(ref)
-        plan = _planned(registry, version, recipe)
-        if only_plan:
-            _show_plan(plan, as_json=as_json)
-            return
-        words, digest = "", ""
-        if recipe.calibrates:
-            source = pull(workspace, recipe.calibration.text or workspace.settings.compress.text, as_data=True)
-            words, digest = read_text(workspace, source), source.digest
-        called = name or f"{version.name}-{recipe.name}"
-        made = carry_out(workspace, version, recipe, name=called, text=words, text_digest=digest)
+        if recipe is not None:
+            recipe = dataclasses.replace(recipe, calibration=calibration)
+            plan = _planned(registry, version, recipe)
+            if only_plan:
+                _show_plan(plan, as_json=as_json)
+                return
+        words, digest = _text(workspace, recipe, calibration)
+        if goal is not None:
+            outcome = stack.enter_context(
+                search(
+                    workspace,
+                    registry,
+                    version,
+                    goal,
+                    calibration=calibration,
+                    text=words,
+                    text_digest=digest,
+                    runs=runs,
+                )
+            )
+            recipe = outcome.recipe
+            if save is not None:
+                _save(save, recipe)
+        assert recipe is not None
+        made = carry_out(
+            workspace,
+            version,
+            recipe,
+            name=name or f"{version.name}-{recipe.name}",
+            text=words,
+            text_digest=digest,
+            kept=None if outcome is None else outcome.search.roundings.kept,
+        )
+        if outcome is not None and outcome.best.number in runs:
+            link(workspace, runs[outcome.best.number], made.version)
         if not no_measure:
             made = dataclasses.replace(made, version=fill_sheet(workspace, made.version.ref))
     if as_json:
-        print_json({**made.as_dict(), "sheet": {one.name: one.value for one in made.version.sheet}})
-    else:
-        _show(version, made)
+        more = {} if outcome is None else {"goal": str(goal), "tried": [one.as_dict() for one in outcome.tried]}
+        print_json({**made.as_dict(), **more, "sheet": {one.name: one.value for one in made.version.sheet}})
+        return
+    if outcome is not None:
+        _show_tried(outcome.tried, outcome.best)
+    _show(version, made)
+
+
+def _goal(to: str | None, recipe: Path | None, budget: str | None, max_loss: str | None) -> Goal | None:
+    """What a search is to keep to; None where it is said what to make."""
+    from pressroom.compress.search import budget as in_words
+    from pressroom.compress.search import most_loss
+
+    if sum(each is not None for each in (to, recipe, budget, max_loss)) != 1:
+        raise click.UsageError("Say what to make: one of --to, --recipe, --budget and --max-loss.")
+    if budget is not None:
+        return in_words(budget)
+    return None if max_loss is None else most_loss(max_loss)
+
+
+def _calibration(recipe: Recipe | None, *, text: str | None, tokens: int | None) -> CalibrationText:
+    """What is asked for, else what the recipe says."""
+    from pressroom.compress import CalibrationText
+
+    said = CalibrationText() if recipe is None else recipe.calibration
+    return CalibrationText(text=text or said.text, tokens=tokens or said.tokens)
+
+
+def _text(workspace: Workspace, recipe: Recipe | None, calibration: CalibrationText) -> tuple[str, str]:
+    """The calibration text and its digest; empty where nothing looks at it."""
+    from pressroom.registry import pull, read_text
+
+    if recipe is not None and not recipe.calibrates:
+        return "", ""
+    source = pull(workspace, calibration.text or workspace.settings.compress.text, as_data=True)
+    return read_text(workspace, source), source.digest
+
+
+def _save(path: Path, recipe: Recipe) -> None:
+    from pressroom.cli._files import write_text
+
+    write_text(path, recipe.as_toml())
+    click.echo(f"recipe written to {path}", err=True)
 
 
 def _asked(to: str | None, path: Path | None, *, embedding: str, rounding: str) -> Recipe:
     from pressroom.compress import Recipe, Step, canonical, read_recipe
 
-    if (to is None) == (path is None):
-        raise click.UsageError("Say what to make: --to FORMAT or --recipe FILE.")
     if path is not None:
         if embedding or rounding != "gptq":
             raise click.UsageError("--embedding and --rounding stand in the recipe.")
@@ -132,6 +211,26 @@ def _show_plan(plan: Any, *, as_json: bool) -> None:
         [[one["type"], str(one["tensors"]), f"{one['weights']:,}", human_bytes(one["bytes"])] for one in types],
     )
     click.echo(f"{human_bytes(plan.before)} → {human_bytes(plan.size)}, {plan.bits_per_weight:.2f} bits a weight")
+
+
+def _show_tried(tried: Sequence[Tried], best: Tried) -> None:
+    table(
+        ["TRIED", ">SIZE", ">KL EXPECTED", ">KL", ">± 2 SE", ">MORE PERPLEXITY", *([">MS"] if best.ms else []), ""],
+        [
+            [
+                f"{one.number}  {one.why}",
+                human_bytes(one.size),
+                f"{one.predicted:.4f}",
+                f"{one.score.kl:.4f}",
+                "" if one.score.kl_stderr is None else f"{2 * one.score.kl_stderr:.4f}",
+                f"{one.score.loss:.2%}",
+                *([f"{one.ms:.2f}"] if one.ms else []),
+                "taken" if one is best else "",
+            ]
+            for one in tried
+        ],
+    )
+    click.echo()
 
 
 def _show(parent: Version, made: Made) -> None:

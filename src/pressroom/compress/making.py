@@ -14,7 +14,7 @@ from pressroom.registry.base import Figure, Version
 
 if TYPE_CHECKING:
     from pressroom.compress.calibrate import Calibration
-    from pressroom.compress.tensors import TensorReport
+    from pressroom.compress.tensors import Kept, TensorReport
     from pressroom.compress.weights import Plan, Planned, Weights
 
 _FOLDER = "compress"
@@ -94,13 +94,20 @@ def planned(source: Weights, recipe: Recipe) -> Plan:
 
 
 def compress(
-    workspace: Workspace, version: Version, recipe: Recipe, *, name: str, text: str, text_digest: str = ""
+    workspace: Workspace,
+    version: Version,
+    recipe: Recipe,
+    *,
+    name: str,
+    text: str,
+    text_digest: str = "",
+    kept: Kept | None = None,
 ) -> Made:
     """Carry the recipe out on a version of GGUF weights and register what comes of it as `name`, with its parent.
 
     `text` is the calibration text, looked at where the recipe rounds to less than 16 bits. What is registered is the
     file as it was read again from the disk: every tensor in the type that was asked for, with the bytes that were made.
-    Says how far it is as Progress events.
+    Says how far it is as Progress events. `kept` gives tensors that were rounded already, as a search has them.
 
     Raises:
         RecipeError: it cannot be done; said before the work where it can be known.
@@ -135,7 +142,7 @@ def compress(
         plan = planned(source, recipe)
         _must_have_torch(plan, recipe)
         calibration = _calibrated(workspace, version, source, plan, recipe, text) if recipe.calibrates else None
-        work = Rounding(workspace, source, plan, recipe, calibration)
+        work = Rounding(workspace, source, plan, recipe, calibration, kept)
         changed = {one.tensor.name: Changed(_format(one), work.of(one)) for one in plan.changed}
         target = folder / f"{name.replace('/', '-')}.gguf"
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -70,6 +71,25 @@ class Recipe:
             "calibration": {"text": self.calibration.text, "tokens": self.calibration.tokens},
             "step": [{"to": step.to, "targets": step.targets, "rounding": step.rounding} for step in self.steps],
         }
+
+    def as_toml(self) -> str:
+        """A file that `read_recipe` makes the same recipe of."""
+        found = self.as_dict()
+        lines = [f"{key} = {_text(found[key])}" for key in ("name", "embedding") if found[key]]
+        lines += ["", "[calibration]"]
+        lines += [
+            f"{key} = {value if isinstance(value, int) else _text(value)}"
+            for key, value in found["calibration"].items()
+            if value
+        ]
+        for step in found["step"]:
+            lines += ["", "[[step]]", *(f"{key} = {_text(value)}" for key, value in step.items())]
+        return "\n".join(lines) + "\n"
+
+
+def _text(value: str) -> str:
+    """A string as TOML has it: its basic strings are those of JSON."""
+    return json.dumps(value)
 
 
 def bits_below_16(format: str) -> bool:

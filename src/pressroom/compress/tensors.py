@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pressroom.compress.weights import Plan, Planned, Weights
 
     Bytes = NDArray[np.uint8]
+    #: Gives the data of a tensor (its name) in a format (its name), with the share of its output that is lost, or None.
+    Kept = Callable[[str, str], tuple[Bytes, float] | None]
 
 # Rows that are rounded at once where no second-order pass needs all of them: 64 MB of a model's widest layer.
 _ROWS = 4_096
@@ -43,13 +45,20 @@ class Rounding:
     """One after the other, on one thread: a pass is thousands of small steps, and two side by side gain a tenth."""
 
     def __init__(
-        self, workspace: Workspace, source: Weights, plan: Plan, recipe: Recipe, calibration: Calibration | None
+        self,
+        workspace: Workspace,
+        source: Weights,
+        plan: Plan,
+        recipe: Recipe,
+        calibration: Calibration | None,
+        kept: Kept | None = None,
     ) -> None:
         self._workspace = workspace
         self._source = source
         self._plan = plan
         self._recipe = recipe
         self._calibration = calibration
+        self._rounded = kept
         # The last one, with the array it was made of: layers with the same input lie side by side in the file.
         self._curvature: tuple[NDArray[np.float32], Curvature] | None = None
         self._digests: dict[str, bytes] = {}
@@ -98,6 +107,12 @@ class Rounding:
 
         tensor, format = one.tensor, one.format
         assert format is not None
+        kept = None if self._rounded is None else self._rounded(tensor.name, format.name)
+        if kept is not None:
+            data, error = kept
+            self.reports.append(TensorReport(name=tensor.name, format=format.name, nbytes=one.nbytes, error=error))
+            yield np.ascontiguousarray(data)
+            return
         hessian = self._hessian_of(one)
         if hessian is not None:
             found = self._second_order(one, hessian)
@@ -132,9 +147,10 @@ class Rounding:
         return rounded(self._source.rows(name), self._curvature[1], one.format, importance=importance)
 
     def _hessian_of(self, one: Planned) -> NDArray[np.float32] | None:
-        """What enters the layer, where it is to be rounded with that in mind."""
+        """What enters the layer, where it is to be rounded with that in mind: an embedding only where it is the head
+        as well."""
         assert one.format is not None
-        if one.tensor.role != "linear" or not bits_below_16(one.format.name):
+        if one.tensor.role == "experts" or not bits_below_16(one.format.name):
             return None
         if self._recipe.rounding_of(one.tensor.name) != "gptq":
             return None

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from pressroom.engines._child_answers import child_answers
 from pressroom.kernel import EngineError, MissingDependencyError, this_machine
@@ -27,7 +27,8 @@ class Perplexity:
     `kl` is the mean Kullback-Leibler divergence from a reference's distributions at the same places to this model's, in
     nats, `kl_stderr` its standard error by windows (places of one window are not independent), `kl_p99` its 99th
     percentile over the places, and `top1` the share of places where both hold the same token for the likeliest; None
-    without a reference, or where `unlike` says that they cannot be compared.
+    without a reference, or where `unlike` says that they cannot be compared. `kl_of_windows` are the means of the
+    windows, for comparing two models pair by pair.
     """
 
     value: float
@@ -41,6 +42,7 @@ class Perplexity:
     kl_p99: float | None = None
     top1: float | None = None
     top1_stderr: float | None = None
+    kl_of_windows: tuple[float, ...] = ()
     unlike: str = ""
 
     @property
@@ -59,13 +61,18 @@ def perplexity(
     *,
     windows: int,
     threads: int = 0,
+    skip: int = 0,
     reference: Path | None = None,
+    kept: IO[bytes] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Perplexity:
     """Measure on the first `windows` windows of the text (fewer where it is shorter), in a child process; with a
     `reference` model, how far this one's predictions are from that one's as well.
 
-    `threads` 0 takes the physical cores; `on_progress` gets (windows done, windows in all).
+    `threads` 0 takes the physical cores; `on_progress` gets (windows done, windows in all). The first `skip` tokens of
+    the text are left out. What the reference computed is kept in the file `kept` and read from there the next time; an
+    empty file is filled (4 bytes for each of the vocabulary at each place that is scored), one that is not must come
+    of the same reference, text, windows and skip.
 
     Raises:
         EngineError: the model does not load, the text is shorter than one window, or the process died.
@@ -82,11 +89,12 @@ def perplexity(
     task = {
         "model": str(model.absolute()),
         "reference": None if reference is None else str(reference.absolute()),
+        "skip": skip,
         "windows": windows,
         "window": WINDOW,
         "threads": threads or this_machine().physical_cores,
     }
-    answers = _answers(task, text)
+    answers = _answers(task, text, kept)
     first = next(answers)
     total = int(first["windows"])
     for done, answer in enumerate(answers, start=1):
@@ -137,6 +145,7 @@ def summarised(
         kl_p99=divergences[math.ceil(0.99 * len(divergences)) - 1] if compared else None,
         top1=sum(window.same for window in compared) / len(divergences) if compared else None,
         top1_stderr=_by_window([window.same / len(window.divergences) for window in compared]),
+        kl_of_windows=tuple(math.fsum(window.divergences) / len(window.divergences) for window in compared),
     )
 
 
@@ -154,15 +163,16 @@ def _mean(values: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(variance / (len(values) - 1))
 
 
-def _answers(task: dict[str, Any], text: str) -> Iterator[dict[str, Any]]:
+def _answers(task: dict[str, Any], text: str, kept: IO[bytes] | None) -> Iterator[dict[str, Any]]:
     """What the scoring process says, line by line; it is ended when the iterator is."""
     with tempfile.TemporaryFile() as given:
         given.write(text.encode())
         given.seek(0)
+        more = {} if kept is None else {"kept": kept.fileno()}
         yield from child_answers(
             "pressroom.engines._score",
-            {**task, "text": given.fileno()},
+            {**task, "text": given.fileno(), **more},
             what="the perplexity cannot be measured",
             timeout_s=_WINDOW_TIMEOUT_S * (task["windows"] + 1),
-            pass_fds=[given.fileno()],
+            pass_fds=[given.fileno(), *more.values()],
         )

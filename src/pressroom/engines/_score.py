@@ -7,10 +7,11 @@ The text is behind the file descriptor that the task names, and every answer is 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pressroom.engines import child
 from pressroom.kernel import EngineError
@@ -42,18 +43,26 @@ def _score(task: dict[str, Any], text: str, answer: Any) -> None:
 
     from pressroom.engines._llama import Llama, divergences, log_softmax_at
 
-    window, wanted = int(task["window"]), int(task["windows"])
+    window, wanted, skip = int(task["window"]), int(task["windows"]), int(task["skip"])
     llama = Llama(Path(task["model"]), window=window, threads=int(task["threads"]))
-    tokens = llama.tokens(text[: wanted * window * _MOST_CHARACTERS_A_TOKEN])
+    tokens = llama.tokens(text[: (skip + wanted * window) * _MOST_CHARACTERS_A_TOKEN])[skip:]
     windows = min(wanted, len(tokens) // window)
     if windows == 0:
+        after = f" after the first {skip}" if skip else ""
         raise EngineError(
-            f"the text is too short to measure perplexity on: {len(tokens)} tokens, and one window is {window}",
+            f"the text is too short to measure perplexity on: {len(tokens)} tokens{after}, and one window is {window}",
             hint="Name a longer text in the setting measure.text.",
         )
-    reference, unlike = _reference(task, text, llama, tokens)
-    answer(windows=windows, version=f"xllamacpp {xllamacpp.__version__}", bos=llama.bos is not None, unlike=unlike)
     first = window // 2
+    shape = (windows, window - 1 - first, llama.vocabulary)
+    reference: Reference | None
+    if "kept" in task and os.fstat(int(task["kept"])).st_size == 4 * math.prod(shape):
+        reference, unlike = Kept(int(task["kept"]), shape), ""
+    else:
+        reference, unlike = _reference(task, text, llama, tokens)
+        if reference is not None and "kept" in task:
+            reference = Keeping(int(task["kept"]), reference)
+    answer(windows=windows, version=f"xllamacpp {xllamacpp.__version__}", bos=llama.bos is not None, unlike=unlike)
     for number in range(windows):
         part = tokens[number * window : (number + 1) * window].copy()
         if llama.bos is not None:
@@ -62,9 +71,45 @@ def _score(task: dict[str, Any], text: str, answer: Any) -> None:
         found = {"log_probabilities": log_softmax_at(logits, part[first + 1 :]).tolist()}
         if reference is not None:
             theirs = reference.logits(part, first)
+            assert theirs.shape == logits.shape
             found["divergences"] = divergences(theirs, logits).tolist()
             found["same"] = int((theirs.argmax(axis=1) == logits.argmax(axis=1)).sum())
         answer(**found)
+
+
+class Reference(Protocol):
+    """Who is compared with."""
+
+    def logits(self, tokens: Any, first: int) -> Any: ...
+
+
+class Keeping:
+    """Writes down what a reference computes, window after window."""
+
+    def __init__(self, fd: int, reference: Reference) -> None:
+        self._file = os.fdopen(os.dup(fd), "wb", buffering=0)
+        self._file.truncate(0)
+        self._file.seek(0)
+        self._reference = reference
+
+    def logits(self, tokens: Any, first: int) -> Any:
+        found = self._reference.logits(tokens, first)
+        left = memoryview(found).cast("B")
+        while left:
+            left = left[self._file.write(left) :]
+        return found
+
+
+class Kept:
+    """Reads what was written down, in the same order."""
+
+    def __init__(self, fd: int, shape: tuple[int, int, int]) -> None:
+        import numpy as np
+
+        self._windows = iter(np.memmap(os.fdopen(os.dup(fd), "rb"), dtype=np.float32, mode="r", shape=shape))
+
+    def logits(self, tokens: Any, first: int) -> Any:
+        return next(self._windows)
 
 
 def _reference(task: dict[str, Any], text: str, llama: Any, tokens: Any) -> tuple[Any, str]:
@@ -79,7 +124,9 @@ def _reference(task: dict[str, Any], text: str, llama: Any, tokens: Any) -> tupl
         return None, error.message
     if found.vocabulary != llama.vocabulary or found.bos != llama.bos:
         return None, "it has another vocabulary"
-    theirs = found.tokens(text[: int(task["windows"]) * llama.window * _MOST_CHARACTERS_A_TOKEN])
+    skip = int(task["skip"])
+    read = text[: (skip + int(task["windows"]) * llama.window) * _MOST_CHARACTERS_A_TOKEN]
+    theirs = found.tokens(read)[skip:]
     if theirs.tolist() != tokens.tolist():
         return None, "its tokenizer cuts the text otherwise"
     return found, ""

@@ -8,7 +8,7 @@ from pressroom.compress.rounding.base import Order, Pattern, Per, Pruned, Rounde
 from pressroom.kernel.lazy import lazily as _lazily
 
 if TYPE_CHECKING:
-    from pressroom.compress.rounding._curvature import Curvature
+    from pressroom.compress.rounding._curvature import Curvature, needs_torch
     from pressroom.compress.rounding._pruning import magnitude, pruned, wanda
     from pressroom.compress.rounding._quantising import rounded
     from pressroom.compress.rounding._refit import least_squares_refit
@@ -22,6 +22,7 @@ __all__ = [
     "Rounded",
     "least_squares_refit",
     "magnitude",
+    "needs_torch",
     "pruned",
     "rounded",
     "wanda",
@@ -31,6 +32,7 @@ _MODULES = {
     "Curvature": "_curvature",
     "least_squares_refit": "_refit",
     "magnitude": "_pruning",
+    "needs_torch": "_curvature",
     "pruned": "_pruning",
     "rounded": "_quantising",
     "wanda": "_pruning",
