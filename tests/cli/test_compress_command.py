@@ -75,8 +75,12 @@ def test_a_recipe_from_a_file(here: Path, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (("compress", "tiny"), 2, "--to FORMAT or --recipe FILE"),
-        (("compress", "tiny", "--to", "int8", "--recipe", "a.toml"), 2, "--to FORMAT or --recipe FILE"),
+        (("compress", "tiny"), 2, "one of --to, --recipe, --budget and --max-loss"),
+        (
+            ("compress", "tiny", "--to", "int8", "--recipe", "a.toml"),
+            2,
+            "one of --to, --recipe, --budget and --max-loss",
+        ),
         (("compress", "tiny", "--to", "q44"), 1, "Did you mean"),
         (("compress", "tiny", "--to", "q4_k"), 1, "no whole blocks"),
         (("compress", "tony", "--to", "int8"), 1, "tony"),
@@ -97,7 +101,10 @@ def test_what_is_no_gguf(here: Path, capsys: pytest.CaptureFixture[str]) -> None
         registry = Registry(workspace)
         blob = registry.store.put([b"notes"])
         registry.register("notes", [FileEntry(path="notes.txt", blob=blob.digest, size=blob.size)])
-    assert "only GGUF" in read(capsys, "compress", "notes", "--to", "int8", code=1)["error"]["message"]
+    assert (
+        "only GGUF and safetensors weights"
+        in read(capsys, "compress", "notes", "--to", "int8", code=1)["error"]["message"]
+    )
 
 
 def test_best_is_what_nothing_beats(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

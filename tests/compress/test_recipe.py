@@ -52,7 +52,7 @@ def test_all_mistakes_are_named_at_once() -> None:
     problems = raised.value.facts["problems"]
     assert len(problems) == 8
     for said in (
-        "Did you mean embedding?",
+        "Did you mean embedding",
         "calibration.texts is not known",
         "= 5 is not",
         "step 1.to",

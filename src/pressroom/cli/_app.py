@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "floor": ("promotion", "What a sheet must say before an alias may point to it."),
     "history": ("promotion", "Every move of a model's aliases and floors, and every refusal."),
     "compress": ("compress", "Fewer bytes for the same answers, measured on the written file."),
+    "formats": ("formats", "Number formats: bits, values, engines; pictures of them and of weights."),
     "frontier": ("frontier", "What was made from a version: bytes against divergence."),
     "lineage": ("lineage", "The family of a version as a tree, in the terminal and as an SVG."),
     "diff": ("lineage", "What differs between two versions: tensors, metadata, files."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,8 +14,9 @@ from pressroom.cli._output import common, human_bytes, print_json, table
 from pressroom.cli._progress import ProgressLines
 
 if TYPE_CHECKING:
+    from pressroom.cli._export import Target
     from pressroom.compress import CalibrationText, Made, Recipe
-    from pressroom.compress.search import Goal, Tried
+    from pressroom.compress.search import Goal, Outcome, Tried
     from pressroom.kernel import Workspace
     from pressroom.registry.base import Version
 
@@ -27,6 +29,16 @@ _SHOWN = ("perplexity", "kl_mean", "kl_p99", "top1_agreement", "tokens_per_secon
 @click.option("--recipe", "recipe_path", type=click.Path(path_type=Path, dir_okay=False), help="A recipe in TOML.")
 @click.option("--budget", metavar="SIZE|TIME", help="Search for the best file of at most 100MB, or 12ms a token.")
 @click.option("--max-loss", metavar="SHARE", help="Search for the smallest file that loses at most 2% of perplexity.")
+@click.option(
+    "--target",
+    "engine",
+    type=click.Choice(("llamacpp", "transformers", "vllm")),
+    help="The engine that it is for: alone, REF is only carried over into that engine's form.",
+)
+@click.option("--scheme", default="", help="With --target vllm: layers in w8a8, w4a16 (-g128, -g64, -g32), w8a16.")
+@click.option(
+    "--dtype", type=click.Choice(("bf16", "f16", "f32")), help="With --target: what weights are kept in; bf16."
+)
 @click.option("--embedding", metavar="FORMAT", default="", help="Format of the embedding and the head; else kept.")
 @click.option(
     "--rounding",
@@ -48,6 +60,9 @@ def compress(
     recipe_path: Path | None,
     budget: str | None,
     max_loss: str | None,
+    engine: str | None,
+    scheme: str,
+    dtype: str | None,
     embedding: str,
     rounding: str,
     text: str | None,
@@ -58,52 +73,108 @@ def compress(
     no_measure: bool,
     as_json: bool,
 ) -> None:
-    """Make a smaller version of REF: round its weights to another number format, follow a recipe, or search for the
-    best file within a budget.
+    """Make a smaller version of REF: round its weights to another number format, follow a recipe, search for the
+    best file within a budget, or carry it over into the form of another engine.
 
     The file is written, read again, registered with REF as its parent, and measured: perplexity, divergence from REF,
     tokens a second. What cannot be done is said before the work begins; no tensor falls back to another format.
     """
-    import dataclasses
-
-    from pressroom.cli._measure import fill_sheet
-    from pressroom.cli._search import link, search
-    from pressroom.compress import compress as carry_out
+    from pressroom.cli import _export
     from pressroom.kernel import Workspace
     from pressroom.registry import Registry
 
-    goal = _goal(to, recipe_path, budget, max_loss)
+    goal = _goal(to, recipe_path, budget, max_loss, alone=engine is not None)
+    target = _export.target_of(engine, scheme, dtype)
     if goal is None and save is not None:
         raise click.UsageError("--save is for what a search finds: with --budget or --max-loss.")
     if goal is not None and (embedding or rounding != "gptq" or only_plan):
         raise click.UsageError("A search chooses by itself: --embedding, --rounding and --plan are not for it.")
-    recipe = None if goal is not None else _asked(to, recipe_path, embedding=embedding, rounding=rounding)
+    recipe = _asked(to, recipe_path, embedding=embedding, rounding=rounding)
     calibration = _calibration(recipe, text=text, tokens=tokens)
-    outcome = None
-    runs: dict[int, str] = {}
-    with Workspace.open() as workspace, ProgressLines(workspace, quiet=as_json), ExitStack() as stack:
-        registry = Registry(workspace)
-        version = registry.get(ref)
+    with Workspace.open() as workspace, ProgressLines(workspace, quiet=as_json):
+        version = Registry(workspace).get(ref)
+        if goal is None and recipe is None:
+            assert target is not None
+            full = _export.check(workspace, version, target, run=not (no_measure or only_plan))
+            if only_plan:
+                _show_carried(version, target, full, as_json=as_json)
+                return
+            words = _text(workspace, None, calibration)[0] if target.scheme else ""
+            done = _export.carry_over(
+                workspace, version, target, name=name, text=words, tokens=calibration.tokens, run=not no_measure
+            )
+            _export.show(version, done, as_json=as_json)
+            return
+        origin = _as_gguf(workspace, version, make=not only_plan)
+        further = None if target is None or target.engine == "llamacpp" else target
+        if further is not None:
+            _export.check(workspace, origin, further, run=not (no_measure or only_plan))
         if recipe is not None:
             recipe = dataclasses.replace(recipe, calibration=calibration)
-            plan = _planned(registry, version, recipe)
+            plan = _planned(Registry(workspace), origin, recipe)
             if only_plan:
                 _show_plan(plan, as_json=as_json)
                 return
-        words, digest = _text(workspace, recipe, calibration)
-        if goal is not None:
-            outcome = stack.enter_context(
-                search(
-                    workspace,
-                    registry,
-                    version,
-                    goal,
-                    calibration=calibration,
-                    text=words,
-                    text_digest=digest,
-                    runs=runs,
-                )
+        made, outcome, words = _made(
+            workspace,
+            origin,
+            recipe or goal,
+            calibration=calibration,
+            name=None if further is not None else name,
+            save=save,
+            measured=not no_measure,
+        )
+        if further is not None:
+            words = words or (_text(workspace, None, calibration)[0] if further.scheme else "")
+            done = _export.carry_over(
+                workspace, made.version, further, name=name, text=words, tokens=calibration.tokens, run=not no_measure
             )
+            _export.show(made.version, done, as_json=as_json)
+            return
+    if as_json:
+        more = {} if outcome is None else {"goal": str(goal), "tried": [one.as_dict() for one in outcome.tried]}
+        print_json({**made.as_dict(), **more, "sheet": {one.name: one.value for one in made.version.sheet}})
+        return
+    if outcome is not None:
+        _show_tried(outcome.tried, outcome.best)
+    _show(origin, made)
+
+
+def _made(
+    workspace: Workspace,
+    version: Version,
+    asked: Recipe | Goal | None,
+    *,
+    calibration: CalibrationText,
+    name: str | None,
+    save: Path | None,
+    measured: bool,
+) -> tuple[Made, Outcome | None, str]:
+    """Follow the recipe, or search for one and follow that; what was made, what was searched, and the text."""
+    from pressroom.cli._measure import fill_sheet
+    from pressroom.cli._search import link, search
+    from pressroom.compress import Recipe
+    from pressroom.compress import compress as carry_out
+    from pressroom.registry import Registry
+
+    assert asked is not None
+    recipe = asked if isinstance(asked, Recipe) else None
+    words, digest = _text(workspace, recipe, calibration)
+    outcome = None
+    runs: dict[int, str] = {}
+    with ExitStack() as stack:
+        if not isinstance(asked, Recipe):
+            found = search(
+                workspace,
+                Registry(workspace),
+                version,
+                asked,
+                calibration=calibration,
+                text=words,
+                text_digest=digest,
+                runs=runs,
+            )
+            outcome = stack.enter_context(found)
             recipe = outcome.recipe
             if save is not None:
                 _save(save, recipe)
@@ -117,26 +188,38 @@ def compress(
             text_digest=digest,
             kept=None if outcome is None else outcome.search.roundings.kept,
         )
-        if outcome is not None and outcome.best.number in runs:
-            link(workspace, runs[outcome.best.number], made.version)
-        if not no_measure:
-            made = dataclasses.replace(made, version=fill_sheet(workspace, made.version.ref))
-    if as_json:
-        more = {} if outcome is None else {"goal": str(goal), "tried": [one.as_dict() for one in outcome.tried]}
-        print_json({**made.as_dict(), **more, "sheet": {one.name: one.value for one in made.version.sheet}})
-        return
-    if outcome is not None:
-        _show_tried(outcome.tried, outcome.best)
-    _show(version, made)
+    if outcome is not None and outcome.best.number in runs:
+        link(workspace, runs[outcome.best.number], made.version)
+    if measured:
+        made = dataclasses.replace(made, version=fill_sheet(workspace, made.version.ref))
+    return made, outcome, words
 
 
-def _goal(to: str | None, recipe: Path | None, budget: str | None, max_loss: str | None) -> Goal | None:
-    """What a search is to keep to; None where it is said what to make."""
+def _as_gguf(workspace: Workspace, version: Version, *, make: bool) -> Version:
+    """The version in the form that is worked on, which a folder of safetensors is carried over to."""
+    from pressroom.compress.export import as_gguf
+    from pressroom.kernel import RecipeError
+
+    if version.format == "gguf" or make:
+        return as_gguf(workspace, version)
+    called = f"{version.name}:{version.number}"
+    raise RecipeError(
+        f"{called} is {version.format}, and a plan is made of its GGUF file",
+        hint=f"Make that first: press compress {called} --target llamacpp",
+        ref=str(version.ref),
+    )
+
+
+def _goal(to: str | None, recipe: Path | None, budget: str | None, max_loss: str | None, *, alone: bool) -> Goal | None:
+    """What a search is to keep to; None where it is said what to make, or (`alone`) nothing of these."""
     from pressroom.compress.search import budget as in_words
     from pressroom.compress.search import most_loss
 
-    if sum(each is not None for each in (to, recipe, budget, max_loss)) != 1:
-        raise click.UsageError("Say what to make: one of --to, --recipe, --budget and --max-loss.")
+    asked = sum(each is not None for each in (to, recipe, budget, max_loss))
+    if asked > 1 or (asked == 0 and not alone):
+        raise click.UsageError(
+            "Say what to make: one of --to, --recipe, --budget and --max-loss; or --target alone, for another form."
+        )
     if budget is not None:
         return in_words(budget)
     return None if max_loss is None else most_loss(max_loss)
@@ -167,18 +250,28 @@ def _save(path: Path, recipe: Recipe) -> None:
     click.echo(f"recipe written to {path}", err=True)
 
 
-def _asked(to: str | None, path: Path | None, *, embedding: str, rounding: str) -> Recipe:
+def _asked(to: str | None, path: Path | None, *, embedding: str, rounding: str) -> Recipe | None:
     from pressroom.compress import Recipe, Step, canonical, read_recipe
 
     if path is not None:
         if embedding or rounding != "gptq":
             raise click.UsageError("--embedding and --rounding stand in the recipe.")
         return read_recipe(path)
-    assert to is not None
+    if to is None:
+        return None
     format = canonical(to)
     # The embedding is no product of inputs and weights: it is only put in another format where that is said.
     step = Step(to=format, targets=r"blk\..*", rounding=rounding)
     return Recipe(steps=(step,), embedding=canonical(embedding) if embedding else "", name=format)
+
+
+def _show_carried(version: Version, target: Target, scheme: str, *, as_json: bool) -> None:
+    """What carrying over will do."""
+    if as_json:
+        print_json({"ref": f"{version.name}:{version.number}", "target": target.engine, "scheme": scheme})
+        return
+    kept = f"its layers in {scheme}" if scheme else "its weights as they are"
+    click.echo(f"{version.name}:{version.number} can be carried over to {target.engine}, {kept}")
 
 
 def _planned(registry: Any, version: Version, recipe: Recipe) -> Any:
@@ -243,6 +336,8 @@ def _show(parent: Version, made: Made) -> None:
         f"{abs(smaller):.0%} {'smaller' if smaller >= 0 else 'larger'} than {parent.name}:{parent.number}, "
         f"{made.plan.bits_per_weight:.2f} bits a weight"
     )
+    for step in made.steps:
+        click.echo(f"{step.method}: " + ("; ".join(step.report.notes) or "done"))
     kept = [one for one in made.tensors if one.fallback]
     if kept:
         click.secho(f"rounded plainly, because their inputs say too little: {', '.join(one.name for one in kept)}")

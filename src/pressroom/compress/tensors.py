@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pressroom.compress.calibrate import Calibration
+    from pressroom.compress.numbers import NumberFormat
     from pressroom.compress.rounding import Curvature, Rounded
     from pressroom.compress.weights import Plan, Planned, Weights
 
@@ -25,6 +27,33 @@ if TYPE_CHECKING:
 
 # Rows that are rounded at once where no second-order pass needs all of them: 64 MB of a model's widest layer.
 _ROWS = 4_096
+
+
+# In these a weight is 0 because it was pruned; in others many are because their grid has a 0.
+_PLAIN = ("F32", "F16", "BF16")
+# Fewer zeros than this are not the work of pruning: a 4-bit grid, turned into floats, has about 0.1.
+_PRUNED = 0.2
+
+
+def sparsity_of(rows: NDArray[np.float32]) -> dict[str, Any]:
+    """What to ask of rounding so that weights that were pruned have as many zeros afterwards, in their pattern."""
+    zeros = (rows == 0).mean(dtype=float)
+    if zeros < _PRUNED:
+        return {}
+    if rows.shape[1] % 4 == 0 and ((rows.reshape(-1, 4) == 0).sum(axis=1) >= 2).all():
+        return {"pattern": (2, 4)}
+    return {"ratio": min(float(zeros), 1 - 1 / rows.size)}
+
+
+@cache
+def keeps_zero(format: NumberFormat) -> bool:
+    """Whether weights of 0 among others are 0 in this format."""
+    import numpy as np
+
+    probe = np.random.default_rng(0).standard_normal((8, format.block), dtype=np.float32)
+    probe[:4] = np.abs(probe[:4]) + 1
+    probe[:, ::4] = 0
+    return not format.decode(format.encode(probe))[:, ::4].any()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,7 +173,11 @@ class Rounding:
             self._curvature = hessian, Curvature(hessian)
         name = one.tensor.name
         importance = self._kept("moments", name)
-        return rounded(self._source.rows(name), self._curvature[1], one.format, importance=importance)
+        rows = self._source.rows(name)
+        how: dict[str, Any] = {}
+        if one.tensor.type in _PLAIN and keeps_zero(one.format):
+            how = sparsity_of(rows)
+        return rounded(rows, self._curvature[1], one.format, importance=importance, **how)
 
     def _hessian_of(self, one: Planned) -> NDArray[np.float32] | None:
         """What enters the layer, where it is to be rounded with that in mind: an embedding only where it is the head

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from pressroom.compress.numbers import NumberFormat
 
-from .weights import BLOCKS, awkward, awkward_importance, importances, weights
+from .weights import BLOCKS, OTHERS, awkward, awkward_importance, importances, weights
 
-every_block = pytest.mark.parametrize("form", BLOCKS, ids=lambda form: form.name)
+every_block = pytest.mark.parametrize("form", [*BLOCKS, *OTHERS], ids=lambda form: form.name)
 
 
 @every_block
 @given(data=st.data())
-@settings(max_examples=15)
+@settings(max_examples=10)
 def test_what_is_packed_is_what_was_said(form: NumberFormat, data: st.DataObject) -> None:
     """Any codes that the grid hands out for any weights, not only the nearest."""
     rows = data.draw(awkward(form.block))

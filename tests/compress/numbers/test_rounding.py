@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from pressroom.compress.numbers import NumberFormat, number_format
 
 from . import llamacpp
-from .weights import BLOCKS, awkward, awkward_importance, importances, loss, losses, plainly, weights
+from .weights import BLOCKS, OTHERS, awkward, awkward_importance, importances, loss, losses, plainly, weights
 
 every_block = pytest.mark.parametrize("form", BLOCKS, ids=lambda form: form.name)
+any_block = pytest.mark.parametrize("form", [*BLOCKS, *OTHERS], ids=lambda form: form.name)
 # Those whose scales are counted in steps of another scale.
 SUPER = {"q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs"}
 
@@ -80,7 +81,7 @@ def test_error_that_a_normal_distribution_leaves(name: str, most: float) -> None
     assert 0.9 * most < share < most
 
 
-@every_block
+@any_block
 def test_importance_moves_the_error_to_where_it_weighs_least(form: NumberFormat) -> None:
     rows = weights(32, 512, seed=2)
     importance = np.where(np.arange(512) % 4 == 0, 100, 1).astype(np.float32)
@@ -90,7 +91,7 @@ def test_importance_moves_the_error_to_where_it_weighs_least(form: NumberFormat)
     assert loss(rows, weighed, importance) < loss(rows, alike, importance)
 
 
-@every_block
+@any_block
 def test_zeros_stay_zeros(form: NumberFormat) -> None:
     rows = weights(3, 2 * form.block)
     rows[1] = 0
@@ -100,7 +101,9 @@ def test_zeros_stay_zeros(form: NumberFormat) -> None:
     assert (values[0] != 0).any() and (values[2, form.block :] != 0).any()
 
 
-@every_block
+@pytest.mark.parametrize(
+    "form", [form for form in [*BLOCKS, *OTHERS] if form.name != "nf4"], ids=lambda form: form.name
+)
 def test_weights_beyond_the_scales(form: NumberFormat) -> None:
     """The scales are float16: above they become the largest, and what is too small for the smallest becomes 0."""
     signs = np.where(np.arange(form.block) % 2, 1, -1).astype(np.float32)
@@ -147,7 +150,16 @@ def test_rounding_twice(form: NumberFormat) -> None:
         assert np.array_equal(once, twice)
 
 
-@every_block
+@any_block
+def test_a_matrix_of_one_block_is_not_changed(form: NumberFormat) -> None:
+    rows = weights(1, form.block)
+    before = rows.copy()
+    form.encode(rows, importances(form.block))
+    form.grid(rows)
+    assert np.array_equal(rows, before)
+
+
+@any_block
 def test_rows_do_not_know_of_each_other(form: NumberFormat) -> None:
     rows, importance = weights(5, 3 * form.block, seed=1), importances(3 * form.block)
     whole = form.encode(rows, importance)

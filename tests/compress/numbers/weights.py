@@ -8,9 +8,18 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pressroom.compress.numbers import NumberFormat, formats
+from pressroom.compress.numbers import NumberFormat, formats, number_format
 
-BLOCKS = [form for form in formats() if form.block > 1]
+# What GGUF has a type for, and llama.cpp reads.
+GGUF = [form for form in formats() if form.ggml is not None]
+BLOCKS = [form for form in GGUF if form.block > 1]
+OTHERS = [
+    number_format(name).bound(np.ones((1, 64), np.float32))
+    for name in (
+        *("nf4", "int8-g64", "int8-g32-asym", "int4-g32", "int4-g64-asym", "int3-g32", "int3-g16-asym", "int5-g8"),
+        *("int6-g16-asym", "int7-g32", "int2-g32", "int2-g32-asym", "t2-g128", "int4-channel", "int8-channel-asym"),
+    )
+]
 FLOATS = [form for form in formats() if form.block == 1]
 NON_LINEAR = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ _MOST_CHARACTERS_A_TOKEN = 64
 _PIECE = 512
 
 
-def main() -> None:
+def main(work: Callable[[dict[str, Any], str, Any], None]) -> None:
+    """Do the task that `argv` has, and say how it went: `work` gets the task, the text and what gives an answer."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is not an answer
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -39,7 +41,7 @@ def main() -> None:
         answers.flush()
 
     try:
-        _collect(task, text, answer)
+        work(task, text, answer)
     except (PressroomError, OSError) as error:
         if isinstance(error, OSError):
             answer(failed="disk", errno=error.errno, strerror=error.strerror)
@@ -127,4 +129,4 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(_collect)

@@ -87,6 +87,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     ),
     "llama_batch_init": (_Batch, [c.c_int32, c.c_int32, c.c_int32]),
     "llama_decode": (c.c_int32, [c.c_void_p, _Batch]),
+    "llama_get_logits": (c.c_void_p, [c.c_void_p]),
     "llama_get_memory": (c.c_void_p, [c.c_void_p]),
     "llama_memory_clear": (None, [c.c_void_p, c.c_bool]),
     "llama_set_n_threads": (None, [c.c_void_p, c.c_int32, c.c_int32]),
@@ -101,6 +102,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "ggml_nbytes": (c.c_size_t, [c.c_void_p]),
     "ggml_tensor_overhead": (c.c_size_t, []),
     "ggml_backend_tensor_get": (None, [c.c_void_p, c.c_void_p, c.c_size_t, c.c_size_t]),
+    "ggml_backend_tensor_set": (None, [c.c_void_p, c.c_void_p, c.c_size_t, c.c_size_t]),
 }
 _DTYPES = {b"f32": np.dtype(np.float32), b"i32": np.dtype(np.int32)}
 
@@ -204,6 +206,22 @@ class Llama:
         self._lib.ggml_backend_tensor_get(address, raw.ctypes.data, 0, raw.nbytes)
         dtype, shape, steps = _DTYPES[kind], tuple(node.ne)[::-1], tuple(node.nb)[::-1]
         return np.ndarray(shape, dtype, raw, strides=steps)
+
+    def put(self, address: int, values: NDArray[np.float32]) -> None:
+        """Put other numbers into a float32 tensor without gaps, as `values` gives them, for what is computed next."""
+        node = Node.from_address(address)
+        raw = np.ascontiguousarray(values, np.float32)
+        if self._lib.ggml_type_name(node.kind) != b"f32" or raw.nbytes != self._lib.ggml_nbytes(address):
+            raise _changed(f"{node.name!r} is not {raw.shape} of float32")
+        self._lib.ggml_backend_tensor_set(address, raw.ctypes.data, 0, raw.nbytes)
+
+    def logits(self, count: int) -> NDArray[np.float32]:
+        """What the last `read` of `count` tokens made of each of them, (count, vocabulary); good until the next one."""
+        size = int(self._lib.llama_vocab_n_tokens(self._vocab))
+        place = self._lib.llama_get_logits(self._context)
+        if not place:
+            raise _changed("it has no logits")
+        return np.ctypeslib.as_array(c.cast(place, c.POINTER(c.c_float)), (count, size))
 
     def _called(self, address: int, ask: bool, _: object) -> bool:
         if self._failure is not None:

@@ -66,7 +66,7 @@ def calibrate(
         WeightsError, NotFoundError, StoreError: the model is not GGUF, damaged, not there; the disk is full.
         MissingDependencyError: llama.cpp is not installed.
     """
-    data = _checked(text, tokens=tokens, window=window)
+    data = checked(text, tokens=tokens, window=window)
     if inspect(model).format != "gguf":
         raise RecipeError(f"{model.name} is not GGUF", hint="Only GGUF models are calibrated so far.")
     task: dict[str, Any] = {
@@ -78,18 +78,13 @@ def calibrate(
     key = hashlib.sha256(json.dumps([SCHEMA, *task.values()]).encode()).hexdigest()
     found = _kept(folder, key, hessians=hessians, allow_unseen=allow_unseen)
     if found is None:
-        if importlib.util.find_spec("xllamacpp") is None:
-            raise MissingDependencyError(
-                "calibrating needs the library 'xllamacpp', which is not installed",
-                hint="Install it with: pip install xllamacpp",
-                library="xllamacpp",
-            )
+        must_have_llama()
         path = folder / _name(key, hessians=hessians)
         task |= {"model": str(model.absolute()), "hessians": hessians, "allow_unseen": allow_unseen}
         task["threads"] = threads or this_machine().physical_cores
         with making(path) as fd:
             total = 0
-            for answer in _answers({**task, "file": fd}, data):
+            for answer in answers({**task, "file": fd}, data):
                 total = int(answer.get("windows", total))
                 if on_progress is not None and "done" in answer:
                     on_progress(int(answer["done"]), total)
@@ -100,7 +95,17 @@ def calibrate(
     return found
 
 
-def _checked(text: str, *, tokens: int, window: int) -> bytes:
+def must_have_llama() -> None:
+    """Raises MissingDependencyError where llama.cpp is not installed."""
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise MissingDependencyError(
+            "calibrating needs the library 'xllamacpp', which is not installed",
+            hint="Install it with: pip install xllamacpp",
+            library="xllamacpp",
+        )
+
+
+def checked(text: str, *, tokens: int, window: int) -> bytes:
     if not _LEAST_WINDOW <= window <= _MOST_WINDOW:
         raise RecipeError(
             f"a window of {window} tokens was asked for", hint=f"Allowed: {_LEAST_WINDOW} to {_MOST_WINDOW}."
@@ -143,15 +148,15 @@ def _file_digest(path: Path) -> str:
         return "sha256-" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _answers(task: dict[str, Any], text: bytes) -> Iterator[dict[str, Any]]:
-    """Run the child; what it says, line by line. It is ended when the iterator is."""
+def answers(task: dict[str, Any], text: bytes, *, child: str = "_child") -> Iterator[dict[str, Any]]:
+    """Run a child, a module of this package; what it says, line by line. It is ended when the iterator is."""
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as log:
         given.write(text)
         given.seek(0)
         spec = json.dumps({**task, "text": given.fileno()})
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "pressroom.compress.calibrate._child", spec],
-            pass_fds=(given.fileno(), int(task["file"])),
+            [sys.executable, "-P", "-m", f"pressroom.compress.calibrate.{child}", spec],
+            pass_fds=(given.fileno(), *([int(task["file"])] if "file" in task else [])),
             stdin=subprocess.PIPE,  # its end is the end of the other process, however this one ends
             stdout=subprocess.PIPE,
             stderr=log,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Bytes = NDArray[np.uint8]
 
 # What a field may be called.
-CODE, SCALE, MIN, SUB_SCALE, SUB_MIN = "code", "scale", "min", "sub-scale", "sub-min"
+CODE, SCALE, MIN, SUB_SCALE, SUB_MIN, ZERO = "code", "scale", "min", "sub-scale", "sub-min", "zero"
 
 
 class Part(Protocol):
@@ -94,19 +94,20 @@ class Plane:
 
 @dataclass(frozen=True, slots=True)
 class Half:
-    """A float16 at `byte`: its two bytes are the items of the field."""
+    """A float16 at `byte`, or a float32 where `size` is 4: its bytes are the items of the field."""
 
     field: str
     byte: int
+    size: int = 2
 
     def put(self, items: Bytes, blocks: Bytes) -> None:
-        blocks[self.byte : self.byte + 2] = items
+        blocks[self.byte : self.byte + self.size] = items
 
     def add(self, blocks: Bytes, items: Bytes) -> None:
-        items[:] = blocks[self.byte : self.byte + 2]
+        items[:] = blocks[self.byte : self.byte + self.size]
 
     def pieces(self) -> Iterator[Piece]:
-        yield Piece(8 * self.byte, 16, self.field, (0,))
+        yield Piece(8 * self.byte, 8 * self.size, self.field, (0,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +175,7 @@ def unpacked(parts: tuple[Part, ...], blocks: Bytes) -> dict[str, Bytes]:
     counts: dict[str, int] = {}
     for part in parts:
         most = 1 + max(max(piece.items) for piece in part.pieces())
-        counts[part.field] = 2 if isinstance(part, Half) else max(most, counts.get(part.field, 0))
+        counts[part.field] = part.size if isinstance(part, Half) else max(most, counts.get(part.field, 0))
     fields = {field: np.zeros((count, blocks.shape[1]), np.uint8) for field, count in counts.items()}
     for part in parts:
         part.add(blocks, fields[part.field])
@@ -190,3 +191,16 @@ def halves(items: Bytes) -> NDArray[np.float32]:
 def half_bytes(numbers: NDArray[np.float32]) -> Bytes:
     """The two bytes of each number as float16, (2, blocks). Numbers must not be beyond the largest float16."""
     return np.ascontiguousarray(numbers.astype("<f2").view(np.uint8).reshape(-1, 2).T)
+
+
+def codes_in(byte: int, bits: int, count: int) -> tuple[Part, ...]:
+    """`count` codes of 2 to 8 bits one after the other from byte `byte` on: in bytes as far as powers of two go, and
+    what is left of each in a plane of its own behind that. `count` is a multiple of 8."""
+    parts = []
+    low = 0
+    for size in (8, 4, 2, 1):
+        if bits & size:
+            parts.append(Plane(CODE, byte, size, count, 1, tuple(range(0, 8, size)), low=low))
+            byte += count * size // 8
+            low += size
+    return tuple(parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -43,9 +43,9 @@ class BlockFormat(NumberFormat):
     """A format by its tables: the levels, and where the bits are."""
 
     #: Sub-blocks with scales of their own.
-    subs: ClassVar[int] = 1
-    levels: ClassVar[Levels]
-    parts: ClassVar[tuple[Part, ...]]
+    subs: int = 1
+    levels: Levels
+    parts: tuple[Part, ...]
 
     @abstractmethod
     def choose(self, blocks: Blocks) -> Fields:
@@ -107,7 +107,8 @@ class BlockFormat(NumberFormat):
     def _codes(self, each: Floats, lines: Lines) -> Bytes:
         """The nearest codes, (block, blocks), of blocks (blocks, block)."""
         count = len(each)
-        t = np.ascontiguousarray(each.T).reshape(self.subs, self.block // self.subs, count)
+        # A copy in any case: a matrix of one block is contiguous either way round, and would be changed in place.
+        t = np.array(each.T, order="C").reshape(self.subs, self.block // self.subs, count)
         if lines.offset is not None:
             t -= lines.offset[:, None]
         with np.errstate(over="ignore"):

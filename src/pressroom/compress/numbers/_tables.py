@@ -14,6 +14,15 @@ from pressroom.compress.numbers._levels import Codebook
 # The levels of IQ4_NL and IQ4_XS as ggml has them.
 NON_LINEAR = Codebook((-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113))
 
+# The levels of NF4: the middles of 16 parts of a normal distribution that are as likely as each other, eight on either
+# side with 0 twice, brought to -1 … 1; as the code of QLoRA (arXiv 2305.14314) has them.
+NORMAL_LEVELS = (
+    *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
+    *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
+    *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
+    *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
+)
+
 # The twelve bytes from byte 4 on of Q4_K and Q5_K: eight sub-scales and eight sub-mins of 6 bits. The first four of
 # each have a byte of their own, whose upper two bits are the upper two of the last four.
 SIX_BIT_PAIRS = (

@@ -2,7 +2,8 @@
 
 A format cuts every row of a matrix into blocks of `block` weights that lie side by side along the input dimension, and
 keeps each block in `nbytes` bytes, whatever its neighbours hold. To add a format, add one file to `backends/`, named as
-the format, with a class `Format`; nothing else changes.
+the format, with a class `Format`; nothing else changes. Formats with a width or a reach of choice (int4-g64) are one
+class, `Uniform`, and are found by their names as well.
 
 Arrays: weights are float32 of the shape (rows, columns), a row for every output; encoded weights are uint8 of the shape
 (rows, bytes of a row), which is what a GGUF file holds, byte for byte. `importance` is float32 of the shape (columns,):
@@ -15,7 +16,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from pressroom.kernel import PluginError, RecipeError, did_you_mean, plugins
 
@@ -71,16 +72,16 @@ class Grid(ABC):
 
 
 class NumberFormat(ABC):
-    """One way to keep weights. Has no state: all objects of a format are alike, and equal."""
+    """One way to keep weights. Nothing changes in it: all objects of a format are alike, and equal."""
 
     #: As people and GGUF files call it, in small letters: "q4_0".
-    name: ClassVar[str]
+    name: str
     #: The number of the type in GGUF files; None where they have none for it.
-    ggml: ClassVar[int | None]
+    ggml: int | None
     #: The weights of a block.
-    block: ClassVar[int]
+    block: int
     #: The bytes of a block.
-    nbytes: ClassVar[int]
+    nbytes: int
 
     @property
     def bits(self) -> float:
@@ -90,6 +91,15 @@ class NumberFormat(ABC):
     def fits(self, columns: int) -> bool:
         """Whether rows of so many weights can be cut into whole blocks."""
         return columns > 0 and columns % self.block == 0
+
+    def bound(self, rows: Floats, importance: Floats | None = None) -> NumberFormat:
+        """The format as it is used for this matrix: itself, save where a scale reaches over a row or the whole matrix,
+        whose size, or values, it must then know.
+
+        Raises:
+            RecipeError: as `encode`.
+        """
+        return self
 
     @abstractmethod
     def encode(self, rows: Floats, importance: Floats | None = None) -> Bytes:
@@ -133,7 +143,8 @@ class NumberFormat(ABC):
         """Where every bit of a block is, in the order of the bits, without gaps.
 
         The fields are "code", whose items are the places of the weights in the block; "scale" and "min", which are
-        float16 numbers; and "sub-scale" and "sub-min", with an item for each sub-block, in the order of the weights.
+        float16 numbers (in nf4 the scale is a float32); "sub-scale" and "sub-min", with an item for each sub-block, in
+        the order of the weights; and "zero", the code of 0.
         """
 
     def __eq__(self, other: object) -> bool:
@@ -153,17 +164,24 @@ def number_format(name: str) -> NumberFormat:
     Raises:
         RecipeError: there is none; it says which there are.
     """
+    from pressroom.compress.numbers._uniform import EXAMPLES, named
+
     known = plugins.names(_PACKAGE, _GROUP)
+    if name.lower() not in known:
+        uniform = named(name.lower())
+        if uniform is not None:
+            return uniform
     try:
         found: Any = plugins.load(_PACKAGE, _GROUP, name.lower(), attribute="Format")
     except PluginError as error:
         if name.lower() in known:
             raise
+        every = sorted([*known, *EXAMPLES])
         raise RecipeError(
             f"there is no number format called {name!r}",
-            hint=did_you_mean(name.lower(), known, otherwise=f"There are: {', '.join(known)}."),
+            hint=did_you_mean(name.lower(), every, otherwise=f"There are: {', '.join(every)}."),
             asked=name,
-            known=known,
+            known=every,
         ) from error
     result = found()
     assert isinstance(result, NumberFormat)
@@ -172,6 +190,7 @@ def number_format(name: str) -> NumberFormat:
 
 @cache
 def formats() -> tuple[NumberFormat, ...]:
-    """Every format, from the fewest bits a weight to the most."""
+    """Every format with one fixed block, from the fewest bits a weight to the most. Those of the family `Uniform` are
+    too many to be listed."""
     every = (number_format(name) for name in plugins.names(_PACKAGE, _GROUP))
     return tuple(sorted(every, key=lambda one: (one.bits, one.name)))

@@ -7,11 +7,13 @@ more for what it leaves out: where each key lies, and the numbers of the tensors
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from mmap import mmap
 from typing import Any
 
 STRING, ARRAY, BOOL, FLOAT_32 = 8, 9, 7, 6
+SIGNED_32 = 5
 UNSIGNED_32, UNSIGNED_64, SIGNED_64 = 4, 10, 11
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -104,6 +106,20 @@ def encoded_key(key: str, kind: int, value: str | float) -> bytes:
     return _packed(key) + _U32.pack(kind) + packed
 
 
+def encoded_list(key: str, kind: int, values: Sequence[str | float]) -> bytes:
+    """A key and its list of values of one kind. Raises struct.error where the kind has no room for one."""
+    if kind == STRING:
+        packed = b"".join(_packed(str(value)) for value in values)
+    else:
+        packed = struct.pack(f"<{len(values)}{_SCALARS[kind]}", *values)
+    return _packed(key) + _U32.pack(ARRAY) + _ARRAY_HEAD.pack(kind, len(values)) + packed
+
+
+def inner_kind(data: mmap, entry: Entry) -> int:
+    """GGUF's number of the type that the values of a list have."""
+    return int(_U32.unpack_from(data, entry.value)[0])
+
+
 def encoded_counts(version: int, *, tensors: int, keys: int) -> bytes:
     """The first bytes of a file."""
     return _COUNTS.pack(b"GGUF", version, tensors, keys)
@@ -116,7 +132,7 @@ def encoded_row(row: Row) -> bytes:
 
 
 def _packed(text: str) -> bytes:
-    raw = text.encode("utf-8")
+    raw = text.encode("utf-8", errors="surrogateescape")  # as `_string` reads what is no text
     return _U64.pack(len(raw)) + raw
 
 

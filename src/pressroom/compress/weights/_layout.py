@@ -101,13 +101,13 @@ def lay_out(source: Weights, formats: Mapping[str, NumberFormat], metadata: Mapp
         Place(tensor, row.number, start + row.offset, sizes[tensor.name], -sizes[tensor.name] % alignment)
         for tensor, row in zip(source.tensors.values(), rows, strict=True)
     ]
-    if not _padded(source):
+    if not padded(source):
         last = places[-1]
         places[-1] = Place(last.tensor, last.number, last.offset, last.nbytes, 0)
     return Layout(header, tuple(places), places[-1].offset + places[-1].nbytes + places[-1].padding)
 
 
-def _padded(source: Weights) -> bool:
+def padded(source: Weights) -> bool:
     """Whether the last tensor is padded like the others: llama.cpp's writers do that, and some others do not."""
     last = list(source.tensors.values())[-1]
     end = last.offset + last.nbytes
@@ -134,22 +134,25 @@ def _metadata(
     source: Weights, numbers: Mapping[str, int], given: Mapping[str, Scalar], *, changes: bool
 ) -> dict[str, Scalar]:
     """What is said anew: what is given, and what follows from the tensors' types where these change."""
-    found: dict[str, Scalar] = {}
-    if changes:
-        kind = _FILE_TYPES.get(_most(source, numbers))
-        if kind is not None:
-            found[_FILE_TYPE] = kind
-        found[_VERSION] = _QUANTIZATION_VERSION
+    found = said_of(_counts(source, numbers)) if changes else {}
     return found | dict(given)
 
 
-def _most(source: Weights, numbers: Mapping[str, int]) -> int:
-    """The type that most weights of the linear layers have; of all weights where there are none."""
+def said_of(counts: Mapping[int, int]) -> dict[str, Scalar]:
+    """What metadata say of a file whose layers have so many weights of each of ggml's types."""
+    most = min(counts, key=lambda number: (-counts[number], number))
+    kind = _FILE_TYPES.get(most)
+    found: dict[str, Scalar] = {} if kind is None else {_FILE_TYPE: kind}
+    return found | {_VERSION: _QUANTIZATION_VERSION}
+
+
+def _counts(source: Weights, numbers: Mapping[str, int]) -> dict[int, int]:
+    """The weights of each type in the linear layers; in all tensors where there are none."""
     counts: dict[int, int] = {}
     for tensor in source.of_role(Role.LINEAR, Role.EXPERTS) or source.tensors.values():
         number = numbers[tensor.name]
         counts[number] = counts.get(number, 0) + tensor.elements
-    return min(counts, key=lambda number: (-counts[number], number))
+    return counts
 
 
 def _encoded(source: Weights, key: str, value: Scalar) -> bytes:
@@ -162,7 +165,7 @@ def _encoded(source: Weights, key: str, value: Scalar) -> bytes:
         )
     entry = source.header.entries.get(key)
     kind = None if entry is None else entry.kind
-    allowed, usual = _kinds(value)
+    allowed, usual = kinds_of(value)
     if kind is not None and kind not in allowed:
         is_list = "a list" if kind == ARRAY else "of another type"
         raise RecipeError(
@@ -178,7 +181,7 @@ def _encoded(source: Weights, key: str, value: Scalar) -> bytes:
         ) from error
 
 
-def _kinds(value: Scalar) -> tuple[tuple[int, ...], int]:
+def kinds_of(value: Scalar) -> tuple[tuple[int, ...], int]:
     """The types of GGUF that a value may have, and the usual one."""
     if isinstance(value, str):
         return (STRING,), STRING

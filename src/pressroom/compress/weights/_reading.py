@@ -50,7 +50,7 @@ class Weights:
         self.size = len(data)
         self.tensors: Mapping[str, Tensor] = MappingProxyType(
             {
-                given.name: _tensor(given.name, given.shape, given.dtype, row.number, given.offset, given.nbytes)
+                given.name: made_tensor(given.name, given.shape, given.dtype, row.number, given.offset, given.nbytes)
                 for given, row in zip(info.tensors, header.rows, strict=True)
             }
         )
@@ -201,7 +201,13 @@ def format_of(tensor: Tensor) -> NumberFormat:
     return found
 
 
-def _tensor(name: str, shape: tuple[int, ...], type: str, number: int, offset: int, nbytes: int) -> Tensor:
+def readable(tensor: Tensor) -> bool:
+    """Whether its type is one of our number formats, so that `rows` can be had."""
+    return tensor.number in by_number()
+
+
+def made_tensor(name: str, shape: tuple[int, ...], type: str, number: int, offset: int, nbytes: int) -> Tensor:
+    """A tensor with its role."""
     role, layer, part = role_of(name, shape)
     return Tensor(
         name=name,

@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pressroom.compress.numbers import NumberFormat
-from pressroom.compress.weights._layout import Layout, Place, Scalar, lay_out
+from pressroom.compress.weights._layout import Layout, Scalar, lay_out
 from pressroom.compress.weights._planning import differing, refuse
 from pressroom.compress.weights._reading import Weights
+from pressroom.compress.weights._roles import Tensor
 from pressroom.kernel import RecipeError, StoreError, StoreFullError
 from pressroom.kernel.disk import sync, sync_directory
 
@@ -45,11 +46,16 @@ class Changed:
 
     def pieces(self) -> Iterator[memoryview]:
         """The data as bytes."""
-        given: Any = self.data
-        for piece in given() if callable(given) else (given,):
-            plain: Any = np.ascontiguousarray(piece) if isinstance(piece, np.ndarray) else piece
-            if len(plain):
-                yield memoryview(plain).cast("B")
+        return in_pieces(self.data)
+
+
+def in_pieces(data: Piece | Callable[[], Iterable[Piece]]) -> Iterator[memoryview]:
+    """Data, or what a function gives of them, as bytes."""
+    given: Any = data
+    for piece in given() if callable(given) else (given,):
+        plain: Any = np.ascontiguousarray(piece) if isinstance(piece, np.ndarray) else piece
+        if len(plain):
+            yield memoryview(plain).cast("B")
 
 
 def write(
@@ -78,17 +84,22 @@ def write(
     formats = {name: one.format for name, one in changed.items()}
     refuse(source, formats)
     layout = lay_out(source, differing(source, formats), metadata or {})
-    with _failures(path, layout.size):
-        _check_place(path, source)
-        _sweep(path.parent)
-        _room_for(path, layout.size)
-    with _File(path, layout.size, progress) as file:
+    make_ready(path, source, layout.size)
+    with HiddenFile(path, layout.size, progress) as file:
         _fill(file, source, changed, layout)
         file.finish()
     return layout.size
 
 
-class _File:
+def make_ready(path: Path, source: Weights, size: int) -> None:
+    """Say before the first byte what would stop a file of that size. Raises RecipeError, StoreError, StoreFullError."""
+    with _failures(path, size):
+        _check_place(path, source)
+        _sweep(path.parent)
+        _room_for(path, size)
+
+
+class HiddenFile:
     """A hidden file beside the target, removed at the end unless `finish` gave it the target's name."""
 
     def __init__(self, path: Path, size: int, progress: Callable[[int], None] | None) -> None:
@@ -96,7 +107,7 @@ class _File:
         self._size = size
         self._progress = progress
 
-    def __enter__(self) -> _File:
+    def __enter__(self) -> HiddenFile:
         with _failures(self._path, self._size):
             self._fd, self._made = _temporary(self._path.parent)
         return self
@@ -118,39 +129,46 @@ class _File:
                     self._progress(done)
                 rest = rest[done:]
 
-    def finish(self) -> None:
+    def finish(self, check: Callable[[Path], None] | None = None) -> None:
+        """Give it the target's name, if `check`, which may read it, raises nothing."""
         with _failures(self._path, self._size):
             assert os.fstat(self._fd).st_size == self._size
             sync(self._fd)
+        if check is not None:
+            check(self._made)
+        with _failures(self._path, self._size):
             self._made.replace(self._path)
             sync_directory(self._path.parent)
 
 
-def _fill(file: _File, source: Weights, changed: Mapping[str, Changed], layout: Layout) -> None:
+def _fill(file: HiddenFile, source: Weights, changed: Mapping[str, Changed], layout: Layout) -> None:
     file.write(memoryview(layout.header))
     for place in layout.places:
         new = changed.get(place.tensor.name)
         if new is None:
             file.write(source.raw(place.tensor.name))
         else:
-            _write_pieces(file, place, new)
+            write_pieces(file, place.tensor, new.format, place.nbytes, new.pieces())
         file.write(memoryview(bytes(place.padding)))
 
 
-def _write_pieces(file: _File, place: Place, new: Changed) -> None:
+def write_pieces(
+    file: HiddenFile, tensor: Tensor, format: NumberFormat, nbytes: int, pieces: Iterable[memoryview]
+) -> None:
+    """Write the data of one tensor. Raises RecipeError where they are not as many bytes as they must be."""
     done = 0
-    for piece in new.pieces():
+    for piece in pieces:
         done += len(piece)
-        if done > place.nbytes:
+        if done > nbytes:
             break
         file.write(piece)
-    if done != place.nbytes:
+    if done != nbytes:
         raise RecipeError(
-            f"the data of {place.tensor.name} are {done} bytes{' or more' if done > place.nbytes else ''}, and "
-            f"{list(place.tensor.shape)} as {new.format.name} is {place.nbytes}",
+            f"the data of {tensor.name} are {done} bytes{' or more' if done > nbytes else ''}, and "
+            f"{list(tensor.shape)} as {format.name} is {nbytes}",
             hint="Whatever made them did not keep to the tensor's shape.",
-            tensor=place.tensor.name,
-            needed=place.nbytes,
+            tensor=tensor.name,
+            needed=nbytes,
         )
 
 

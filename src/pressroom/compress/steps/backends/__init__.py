@@ -1,0 +1,1 @@
+"""One file for each kind of step; the name of the file is its method."""
