@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from pressroom.engines import EngineSpec, create, perplexity
+from pressroom.engines import Beside, EngineSpec, create, perplexity
 from pressroom.engines._llama import Llama, divergences, log_softmax_at
 from pressroom.engines._perplexity import Compared, summarised
 from pressroom.kernel import EngineError
@@ -203,3 +203,17 @@ def test_what_the_reference_said_is_kept_for_the_next_one(tmp_path: Path) -> Non
     assert perplexity(other, text, windows=2, reference=first).value != found.value  # the text begins elsewhere
     with pytest.raises(EngineError, match=r"too short .* after the first 3500"):
         perplexity(other, text, windows=2, skip=3500)
+
+
+def test_several_models_beside_one(tmp_path: Path) -> None:
+    text = "the press prints what the compositor sets, letter by letter. " * 60
+    first, *others = (tiny(seed=seed).write(tmp_path / f"{seed}.gguf") for seed in (1, 2, 3))
+    with Beside(first, text, windows=3, skip=512) as beside:
+        short = beside.measure(others[0], windows=1)
+        found = [beside.measure(other) for other in others]
+        again = beside.measure(others[0], windows=1)
+        (tmp_path / "none.gguf").write_bytes(b"nothing")
+        with pytest.raises(EngineError, match=r"cannot load none\.gguf"):
+            beside.measure(tmp_path / "none.gguf")
+    assert short == again and short.kl_of_windows == found[0].kl_of_windows[:1]
+    assert found == [perplexity(other, text, windows=3, skip=512, reference=first) for other in others]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import statistics
-import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from pressroom.kernel import MissingDependencyError, Note, Progress, Workspace
 
 if TYPE_CHECKING:
     from pressroom.compress import CalibrationText
     from pressroom.compress.search import Clock, Goal, Measure, Outcome, Tools, Tried
+    from pressroom.engines import Beside
     from pressroom.registry import Registry
     from pressroom.registry.base import Version
     from pressroom.track import Tracker
@@ -64,41 +64,39 @@ def tools(
     def progress(what: str, done: int, total: int, unit: str) -> None:
         workspace.events.emit(Progress(what, done, total, unit))
 
-    folder = workspace.path("tmp")
-    with ExitStack() as stack:
-        few, many = (stack.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in range(2))
-        record = stack.enter_context(_record(workspace, version, goal, runs))
+    from pressroom.engines import Beside
+
+    threads = workspace.settings.engines.threads
+    with (
+        Beside(model, text, windows=_LOOK, skip=skip, threads=threads, folder=workspace.path("tmp")) as beside,
+        _record(workspace, version, goal, runs) as record,
+    ):
         yield Tools(
-            measure=_measure(workspace, model, text, skip=skip, windows=_LOOK, kept=many),
-            glance=_measure(workspace, model, text, skip=skip, windows=_GLANCE, kept=few),
+            measure=_measure(beside, model, _LOOK),
+            glance=_measure(beside, model, _GLANCE),
             clock=_clock(workspace, version) if goal.unit == "ms" else None,
             on_progress=progress,
             on_tried=record,
         )
 
 
-def _measure(workspace: Workspace, model: Path, text: str, *, skip: int, windows: int, kept: IO[bytes]) -> Measure:
+def _measure(beside: Beside, model: Path, windows: int) -> Measure:
     from pressroom.compress.search import Score
-    from pressroom.engines import perplexity
     from pressroom.kernel import EngineError
 
-    before: list[float] = []
+    own: list[float] = []
 
     def measure(path: Path) -> Score:
-        settings = workspace.settings.engines
-        if not before:
-            own = perplexity(
-                model, text, windows=windows, skip=skip, reference=model, kept=kept, threads=settings.threads
-            )
-            before.append(own.value)
-        found = perplexity(path, text, windows=windows, skip=skip, reference=model, kept=kept, threads=settings.threads)
+        if not own:
+            own.append(beside.measure(model, windows=windows).value)
+        found = beside.measure(path, windows=windows)
         if found.kl is None:
             raise EngineError(f"a file of the search cannot be compared with what it was made of: {found.unlike}")
         return Score(
             kl=found.kl,
             kl_stderr=found.kl_stderr,
             perplexity=found.value,
-            reference=before[0],
+            reference=own[0],
             kl_of_windows=found.kl_of_windows,
         )
 

@@ -10,7 +10,7 @@ from pressroom.kernel.lazy import lazily as _lazily
 
 if TYPE_CHECKING:
     from pressroom.engines._measure import measure
-    from pressroom.engines._perplexity import Perplexity, perplexity
+    from pressroom.engines._perplexity import Beside, Perplexity, perplexity
     from pressroom.engines._speed import Speed, speed
     from pressroom.engines.memory import Action, Decision, Estimate, MachineMemory, MemoryLedger, available, estimate
     from pressroom.engines.parity import Parity, ParityReference, check_parity, kept_reference, parity_reference
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Action",
+    "Beside",
     "Capabilities",
     "Decision",
     "Endpoint",
@@ -55,6 +56,7 @@ __getattr__ = _lazily(
     __name__,
     {
         "Action": "memory",
+        "Beside": "_perplexity",
         "Decision": "memory",
         "Estimate": "memory",
         "MachineMemory": "memory",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 import math
+import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -17,6 +20,8 @@ from pressroom.kernel import EngineError, MissingDependencyError, this_machine
 WINDOW = 512
 # A window takes a second or two here; one that takes this long is stuck, or far too large for the machine.
 _WINDOW_TIMEOUT_S = 1800.0
+# How many windows a process may be asked for that is asked again and again.
+_MANY = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,34 +75,79 @@ def perplexity(
     `reference` model, how far this one's predictions are from that one's as well.
 
     `threads` 0 takes the physical cores; `on_progress` gets (windows done, windows in all). The first `skip` tokens of
-    the text are left out. What the reference computed is kept in the file `kept` and read from there the next time; an
-    empty file is filled (4 bytes for each of the vocabulary at each place that is scored), one that is not must come
-    of the same reference, text, windows and skip.
+    the text are left out. What the reference computed is kept in the file `kept` and read from there the next time (4
+    bytes for each of the vocabulary at each place that is scored): a file that is not empty must come of the same
+    reference, text and skip.
 
     Raises:
         EngineError: the model does not load, the text is shorter than one window, or the process died.
         MissingDependencyError: llama.cpp is not installed.
     """
-    if importlib.util.find_spec("xllamacpp") is None:
-        raise MissingDependencyError(
-            "perplexity is measured with the library 'xllamacpp', which is not installed",
-            hint="Install it with: pip install xllamacpp",
-            library="xllamacpp",
-        )
+    _must_have_llama()
+    task = {**_task(text_windows=windows, skip=skip, threads=threads, reference=reference), "model": _absolute(model)}
+    return _read(_answers(task, text, kept), on_progress)
+
+
+class Beside:
+    """Several models compared with one, in one child process: the reference is computed once. Use it with `with`."""
+
+    def __init__(
+        self,
+        reference: Path,
+        text: str,
+        *,
+        windows: int,
+        skip: int = 0,
+        threads: int = 0,
+        folder: Path | None = None,
+    ) -> None:
+        """Each is measured on the first `windows` windows of the text behind its first `skip` tokens; `threads` 0 takes
+        the physical cores. `folder` has room for what the reference computes: for a vocabulary of 49,152 it is 50 MB a
+        window.
+
+        Raises:
+            MissingDependencyError: llama.cpp is not installed.
+        """
+        _must_have_llama()
+        self._kept = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed in `close`
+        self._theirs, self._ours = os.pipe()
+        task = _task(text_windows=windows, skip=skip, threads=threads, reference=reference)
+        self._answers = _answers({**task, "asks": self._theirs}, text, self._kept, asks=self._theirs)
+
+    def __enter__(self) -> Beside:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def measure(self, model: Path, *, windows: int | None = None) -> Perplexity:
+        """Measure one model, on fewer `windows` if asked.
+
+        Raises:
+            EngineError: as `perplexity`. Nothing can be measured afterwards.
+        """
+        ask = {"model": _absolute(model), **({} if windows is None else {"windows": windows})}
+        os.write(self._ours, json.dumps(ask).encode() + b"\n")
+        return _read(self._answers, None)
+
+    def close(self) -> None:
+        """End the process."""
+        self._answers.close()
+        for fd in (self._ours, self._theirs):
+            with suppress(OSError):
+                os.close(fd)
+        self._kept.close()
+
+
+def _read(answers: Iterator[dict[str, Any]], on_progress: Callable[[int, int], None] | None) -> Perplexity:
+    """What is said of one model."""
     log_probabilities: list[float] = []
     compared: list[Compared] = []
-    task = {
-        "model": str(model.absolute()),
-        "reference": None if reference is None else str(reference.absolute()),
-        "skip": skip,
-        "windows": windows,
-        "window": WINDOW,
-        "threads": threads or this_machine().physical_cores,
-    }
-    answers = _answers(task, text, kept)
     first = next(answers)
     total = int(first["windows"])
     for done, answer in enumerate(answers, start=1):
+        if "done" in answer:
+            break
         log_probabilities += answer["log_probabilities"]
         if "divergences" in answer:
             compared.append(Compared(answer["divergences"], answer["same"]))
@@ -107,6 +157,29 @@ def perplexity(
         log_probabilities, compared, windows=total, bos=bool(first["bos"]), version=str(first["version"])
     )
     return dataclasses.replace(found, unlike=str(first["unlike"]))
+
+
+def _task(*, text_windows: int, skip: int, threads: int, reference: Path | None) -> dict[str, Any]:
+    return {
+        "reference": None if reference is None else _absolute(reference),
+        "skip": skip,
+        "windows": text_windows,
+        "window": WINDOW,
+        "threads": threads or this_machine().physical_cores,
+    }
+
+
+def _absolute(path: Path) -> str:
+    return str(path.absolute())
+
+
+def _must_have_llama() -> None:
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise MissingDependencyError(
+            "perplexity is measured with the library 'xllamacpp', which is not installed",
+            hint="Install it with: pip install xllamacpp",
+            library="xllamacpp",
+        )
 
 
 class Compared(NamedTuple):
@@ -163,16 +236,19 @@ def _mean(values: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(variance / (len(values) - 1))
 
 
-def _answers(task: dict[str, Any], text: str, kept: IO[bytes] | None) -> Iterator[dict[str, Any]]:
+def _answers(
+    task: dict[str, Any], text: str, kept: IO[bytes] | None, *, asks: int | None = None
+) -> Generator[dict[str, Any], None, None]:
     """What the scoring process says, line by line; it is ended when the iterator is."""
     with tempfile.TemporaryFile() as given:
         given.write(text.encode())
         given.seek(0)
         more = {} if kept is None else {"kept": kept.fileno()}
+        windows = task["windows"] if asks is None else _MANY
         yield from child_answers(
             "pressroom.engines._score",
             {**task, "text": given.fileno(), **more},
             what="the perplexity cannot be measured",
-            timeout_s=_WINDOW_TIMEOUT_S * (task["windows"] + 1),
-            pass_fds=[given.fileno(), *more.values()],
+            timeout_s=_WINDOW_TIMEOUT_S * (windows + 1),
+            pass_fds=[given.fileno(), *more.values(), *([] if asks is None else [asks])],
         )

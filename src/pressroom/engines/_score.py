@@ -11,7 +11,7 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pressroom.engines import child
 from pressroom.kernel import EngineError
@@ -32,13 +32,20 @@ def main() -> None:
         answers.flush()
 
     try:
-        _score(task, text, answer)
+        if "asks" not in task:
+            _score(task, text, answer, None)
+            return
+        reference = Reference(task)
+        with os.fdopen(int(task["asks"]), encoding="utf-8") as asks:
+            for line in asks:
+                _score({**task, **json.loads(line)}, text, answer, reference)
+                answer(done=True)
     except EngineError as error:
         answer(error=error.message, hint=error.hint)
         sys.exit(1)
 
 
-def _score(task: dict[str, Any], text: str, answer: Any) -> None:
+def _score(task: dict[str, Any], text: str, answer: Any, reference: Reference | None) -> None:
     import xllamacpp
 
     from pressroom.engines._llama import Llama, divergences, log_softmax_at
@@ -54,14 +61,10 @@ def _score(task: dict[str, Any], text: str, answer: Any) -> None:
             hint="Name a longer text in the setting measure.text.",
         )
     first = window // 2
-    shape = (windows, window - 1 - first, llama.vocabulary)
-    reference: Reference | None
-    if "kept" in task and os.fstat(int(task["kept"])).st_size == 4 * math.prod(shape):
-        reference, unlike = Kept(int(task["kept"]), shape), ""
-    else:
-        reference, unlike = _reference(task, text, llama, tokens)
-        if reference is not None and "kept" in task:
-            reference = Keeping(int(task["kept"]), reference)
+    unlike = ""
+    if task.get("reference") is not None:
+        reference = reference or Reference(task)
+        unlike = reference.open(llama, text, tokens, windows)
     answer(windows=windows, version=f"xllamacpp {xllamacpp.__version__}", bos=llama.bos is not None, unlike=unlike)
     for number in range(windows):
         part = tokens[number * window : (number + 1) * window].copy()
@@ -69,67 +72,64 @@ def _score(task: dict[str, Any], text: str, answer: Any) -> None:
             part[0] = llama.bos
         logits = llama.logits(part, first)
         found = {"log_probabilities": log_softmax_at(logits, part[first + 1 :]).tolist()}
-        if reference is not None:
-            theirs = reference.logits(part, first)
+        if reference is not None and not unlike:
+            theirs = reference.logits(number, part, first)
             assert theirs.shape == logits.shape
             found["divergences"] = divergences(theirs, logits).tolist()
             found["same"] = int((theirs.argmax(axis=1) == logits.argmax(axis=1)).sum())
         answer(**found)
 
 
-class Reference(Protocol):
-    """Who is compared with."""
+class Reference:
+    """The model that others are compared with. Where there is a file for it (`kept`), what it computes is written
+    down, window after window, and read from there the next time."""
 
-    def logits(self, tokens: Any, first: int) -> Any: ...
+    def __init__(self, task: dict[str, Any]) -> None:
+        self._task = task
+        self._llama: Any = None
+        self._file = None if "kept" not in task else os.fdopen(os.dup(int(task["kept"])), "r+b", buffering=0)
 
+    def open(self, other: Any, text: str, tokens: Any, windows: int) -> str:
+        """Be ready for so many windows of these tokens; why it cannot be compared with the other, or ''."""
+        from pressroom.engines._llama import Llama
 
-class Keeping:
-    """Writes down what a reference computes, window after window."""
+        self._shape = (int(self._task["window"]) // 2 - 1 + int(self._task["window"]) % 2, other.vocabulary)
+        if self._llama is not None or windows <= self._held:
+            return ""
+        try:
+            found = Llama(Path(self._task["reference"]), window=other.window, threads=int(self._task["threads"]))
+        except EngineError as error:
+            return error.message
+        if found.vocabulary != other.vocabulary or found.bos != other.bos:
+            return "it has another vocabulary"
+        skip = int(self._task["skip"])
+        read = text[: (skip + int(self._task["windows"]) * found.window) * _MOST_CHARACTERS_A_TOKEN]
+        scored = windows * found.window
+        if found.tokens(read)[skip : skip + scored].tolist() != tokens[:scored].tolist():
+            return "its tokenizer cuts the text otherwise"
+        self._llama = found
+        return ""
 
-    def __init__(self, fd: int, reference: Reference) -> None:
-        self._file = os.fdopen(os.dup(fd), "wb", buffering=0)
-        self._file.truncate(0)
-        self._file.seek(0)
-        self._reference = reference
-
-    def logits(self, tokens: Any, first: int) -> Any:
-        found = self._reference.logits(tokens, first)
-        left = memoryview(found).cast("B")
-        while left:
-            left = left[self._file.write(left) :]
-        return found
-
-
-class Kept:
-    """Reads what was written down, in the same order."""
-
-    def __init__(self, fd: int, shape: tuple[int, int, int]) -> None:
+    def logits(self, number: int, tokens: Any, first: int) -> Any:
+        """What it says at each place of a window: float32 (places, vocabulary), until the next call."""
         import numpy as np
 
-        self._windows = iter(np.memmap(os.fdopen(os.dup(fd), "rb"), dtype=np.float32, mode="r", shape=shape))
+        if number < self._held:
+            assert self._file is not None
+            at = number * 4 * math.prod(self._shape)
+            return np.memmap(self._file, dtype=np.float32, mode="r", offset=at, shape=self._shape)
+        found = self._llama.logits(tokens, first)
+        if self._file is not None:
+            left = memoryview(found).cast("B")
+            self._file.seek(number * len(left))
+            while left:
+                left = left[self._file.write(left) :]
+        return found
 
-    def logits(self, tokens: Any, first: int) -> Any:
-        return next(self._windows)
-
-
-def _reference(task: dict[str, Any], text: str, llama: Any, tokens: Any) -> tuple[Any, str]:
-    """The model that this one is compared with, or None and why it cannot be."""
-    from pressroom.engines._llama import Llama
-
-    if task.get("reference") is None:
-        return None, ""
-    try:
-        found = Llama(Path(task["reference"]), window=llama.window, threads=int(task["threads"]))
-    except EngineError as error:
-        return None, error.message
-    if found.vocabulary != llama.vocabulary or found.bos != llama.bos:
-        return None, "it has another vocabulary"
-    skip = int(task["skip"])
-    read = text[: (skip + int(task["windows"]) * llama.window) * _MOST_CHARACTERS_A_TOKEN]
-    theirs = found.tokens(read)[skip:]
-    if theirs.tolist() != tokens.tolist():
-        return None, "its tokenizer cuts the text otherwise"
-    return found, ""
+    @property
+    def _held(self) -> int:
+        """How many windows are written down."""
+        return 0 if self._file is None else os.fstat(self._file.fileno()).st_size // (4 * math.prod(self._shape))
 
 
 if __name__ == "__main__":
