@@ -189,12 +189,12 @@ def test_folders_that_cannot_become_gguf(change: dict[str, Any], says: str, tmp_
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pressroom.compress.export import _safetensors
+    from pressroom.compress.export import _whole
 
     class Full:
         f_bavail, f_frsize = 1, 4096
 
-    monkeypatch.setattr(_safetensors.os, "statvfs", lambda _: Full)
+    monkeypatch.setattr(_whole.os, "statvfs", lambda _: Full)
     with pytest.raises(StoreFullError):
         made(tmp_path, model("llama"))
     assert list((tmp_path / "folder").iterdir()) == []

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import mmap
-import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -17,15 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pressroom.kernel import RecipeError, StoreError, StoreFullError
-from pressroom.kernel.disk import sync, sync_directory
+from pressroom.compress.export._whole import write_whole
+from pressroom.kernel import RecipeError, StoreError
 from pressroom.store import TensorInfo, WeightsInfo, inspect_folder
 
 #: The number formats of floating point that a tensor may be in, by the names that safetensors have.
 FLOATS = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 _SIZES = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1, "I32": 4, "I64": 8}
-_STEP = 4 << 20
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Folder:
@@ -120,37 +115,7 @@ def write(path: Path, entries: Sequence[Entry], *, progress: Callable[[int], Non
         StoreFullError: there is no room, said before the first byte where it is known. StoreError: it cannot be
             written. Nothing is left under the name in either case.
     """
-    header = _header(entries)
-    size = len(header) + sum(one.nbytes for one in entries)
-    free = os.statvfs(path.parent)
-    if free.f_bavail * free.f_frsize < size:
-        raise _full(path, size)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        hashed = hashlib.blake2b(header)
-        with part.open("wb") as file:
-            file.write(header)
-            for one in entries:
-                data = _bytes(one.data())
-                assert len(data) == one.nbytes, f"{one.name}: {len(data)} bytes, and {one.nbytes} were said"
-                hashed.update(data)
-                for start in range(0, len(data), _STEP):
-                    file.write(data[start : start + _STEP])
-                if progress is not None:
-                    progress(one.nbytes)
-            file.flush()
-            sync(file.fileno())
-        _read_again(part, hashed.digest())
-        part.replace(path)
-        sync_directory(path.parent)
-    except OSError as error:
-        if error.errno in _FULL:
-            raise _full(path, size) from error
-        raise StoreError(f"{path} cannot be written: {error}", hint="Check that its folder may be written.") from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-    return size
+    return write_whole(path, _header(entries), entries, progress=progress)
 
 
 def _header(entries: Sequence[Entry]) -> bytes:
@@ -162,26 +127,3 @@ def _header(entries: Sequence[Entry]) -> bytes:
     text = json.dumps(table, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
-
-
-def _full(path: Path, size: int) -> StoreFullError:
-    return StoreFullError(
-        f"{path.parent} has no room for {path.name} ({size / 1e6:,.1f} MB)",
-        hint="Make room there. Nothing was left behind.",
-        needed=size,
-        path=str(path),
-    )
-
-
-def _bytes(data: NDArray[Any]) -> memoryview:
-    plain: Any = np.ascontiguousarray(data)
-    return memoryview(plain).cast("B")
-
-
-def _read_again(path: Path, digest: bytes) -> None:
-    """Raises StoreError where a file does not hold what was written."""
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "blake2b").digest() != digest:
-            raise StoreError(
-                f"{path.name} does not hold what was written", hint="Check the disk and the memory, then try again."
-            )
