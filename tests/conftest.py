@@ -39,6 +39,7 @@ _LLAMACPP = frozenset(
         "compress/steps/test_low_rank",
         "compress/steps/test_prune_width",
         "compress/steps/test_smollm2",
+        "compress/search/test_within_a_time",
         "compress/test_making",
         "compress/weights/test_in_llamacpp",
         "engines/test_conformance",

@@ -114,12 +114,3 @@ def test_the_smallest_file_within_a_loss(here: Path, capsys: pytest.CaptureFixtu
 def test_a_text_that_is_too_short_to_search_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["compress", "tiny", "--budget", "80KB", "--tokens", "5120"]) == 1
     assert "too short" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_the_best_file_within_a_time(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ("compress", "tiny", "--tokens", "512", "--no-measure")
-    # A model this small is as fast in any format: what it takes as it is, is within any limit that can be kept.
-    assert "which is within" in read(capsys, *arguments, "--budget", "10000ms", code=1)["error"]["message"]
-    error = read(capsys, *arguments, "--budget", "0.0001ms", code=1)["error"]
-    assert "the fastest file takes" in error["message"] and error["nearest"] > 0.0001
