@@ -50,7 +50,7 @@ class Pressroom:
                 str(self._tokens),
                 "--no-measure",
             )
-            told = {"seconds": round(time.perf_counter() - began, 1), **(told or {})}
+            told = {**(told or {}), "seconds": round(time.perf_counter() - began, 1)}
             folder = target.with_suffix(".folder")
             shutil.rmtree(folder, ignore_errors=True)
             self._press("get", name, str(folder))
