@@ -1,9 +1,10 @@
 """Files between two steps of a recipe: kept under what they were made from until the recipe is done, so that a run that
 takes up a killed one's work does not do the same again.
 
-compress/steps/<key>/weights.gguf     the file a step wrote
-                    /done.json        its digest, and what the steps up to it reported: written last
-                    /work/            what the step needs meanwhile, and what is known about its file
+In compress/steps, in a folder named by the key:
+    weights.gguf    the file a step wrote
+    done.json       its digest, and what the steps up to it reported: written last
+    work            a folder for what the step needs meanwhile, and what is known about its file
 """
 
 from __future__ import annotations

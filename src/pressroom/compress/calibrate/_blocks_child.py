@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pressroom.compress.calibrate._child import main
 from pressroom.compress.calibrate._llama import Llama, Node
+from pressroom.compress.calibrate._windows import windows_of
 from pressroom.kernel import RecipeError
 
 Floats = NDArray[np.float32]
@@ -23,7 +24,6 @@ Floats = NDArray[np.float32]
 # As llama.cpp calls what comes out of a block, in all of its llama-like architectures, and what goes into the first.
 _OUT = re.compile(rb"l_out-([0-9]+)")
 _FIRST = (b"inp_embd", b"embd", b"inp_scaled")
-_MOST_CHARACTERS_A_TOKEN = 64
 _ROWS = 64
 
 
@@ -70,17 +70,8 @@ def measure(task: dict[str, Any], text: str, answer: Any) -> None:
     stream.llama = llama = Llama(
         Path(task["model"]), window=window, piece=window, threads=int(task["threads"]), watch=stream.watch
     )
-    tokens = llama.tokens(text[: int(task["tokens"]) * _MOST_CHARACTERS_A_TOKEN])
-    bos = llama.bos
-    body = window if bos is None else window - 1
-    count = min(int(task["tokens"]) // window, len(tokens) // body)
-    if count == 0:
-        raise RecipeError(
-            f"the calibration text is too short: {len(tokens)} tokens, and one window takes {body}",
-            hint="Name a longer text.",
-        )
-    parts = [tokens[number * body : (number + 1) * body] for number in range(count)]
-    windows = [part if bos is None else np.concatenate([np.array([bos], np.int32), part]) for part in parts]
+    _, windows = windows_of(llama, text, tokens=int(task["tokens"]), window=window)
+    count = len(windows)
     stream.kept = []
     cosines = np.zeros(layers)
     reference = []

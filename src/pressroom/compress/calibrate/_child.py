@@ -19,8 +19,6 @@ import numpy as np
 
 from pressroom.kernel import PressroomError, RecipeError
 
-# No tokenizer in use packs this many characters into a token on average, so the rest of a long text need not be read.
-_MOST_CHARACTERS_A_TOKEN = 64
 # Tokens of a window that are computed at once: the logits of all of them are held (4 bytes x vocabulary each).
 _PIECE = 512
 
@@ -56,6 +54,7 @@ def _collect(task: dict[str, Any], text: str, answer: Any) -> None:
     from pressroom.compress.calibrate._file import Writing
     from pressroom.compress.calibrate._inputs import Inputs, matrices
     from pressroom.compress.calibrate._llama import Llama
+    from pressroom.compress.calibrate._windows import read_part, windows_of
     from pressroom.store import inspect
 
     model, window = Path(task["model"]), int(task["window"])
@@ -65,27 +64,14 @@ def _collect(task: dict[str, Any], text: str, answer: Any) -> None:
     llama = Llama(model, window=window, piece=piece, threads=int(task["threads"]), watch=inputs.watch)
     inputs.multiplied, inputs.values = llama.multiplied, llama.values
 
-    read = text[: int(task["tokens"]) * _MOST_CHARACTERS_A_TOKEN]
-    tokens = llama.tokens(read)
-    bos = llama.bos
-    body = window if bos is None else window - 1
-    windows = min(int(task["tokens"]) // window, len(tokens) // body)
-    if windows == 0:
-        raise RecipeError(
-            f"the calibration text is too short: {len(tokens)} tokens, and one window takes {body}",
-            hint="Name a longer text, or ask for a smaller window.",
-            tokens=len(tokens),
-            window=window,
-        )
+    tokens, parts = windows_of(llama, text, tokens=int(task["tokens"]), window=window)
     each, counts = np.unique(tokens, return_counts=True)
     fallback = sum(
         count for token, count in zip(each.tolist(), counts.tolist(), strict=True) if llama.falls_back(token)
     )
+    windows = len(parts)
     answer(windows=windows)
-    for number in range(windows):
-        part = tokens[number * body : (number + 1) * body]
-        if bos is not None:
-            part = np.concatenate([np.array([bos], np.int32), part])
+    for number, part in enumerate(parts):
         for first in range(0, window, piece):
             inputs.next_piece()
             llama.read(part[first : first + piece], first)
@@ -104,8 +90,8 @@ def _collect(task: dict[str, Any], text: str, answer: Any) -> None:
             "window": window,
             "windows": windows,
             "tokens": windows * window,
-            "bos": bos is not None,
-            "tokens_per_character": round(len(tokens) / len(read), 6),
+            "bos": llama.bos is not None,
+            "tokens_per_character": round(len(tokens) / len(read_part(text, int(task["tokens"]))), 6),
             "fallback_share": round(fallback / len(tokens), 6),
             "by": f"llama.cpp (xllamacpp {xllamacpp.__version__})",
             "unseen": unseen,

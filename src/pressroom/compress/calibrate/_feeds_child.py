@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 
 from pressroom.compress.calibrate._child import main
+from pressroom.compress.calibrate._windows import windows_of
 from pressroom.kernel import RecipeError
 
 _UP = re.compile(r"(?:.*#)?blk\.(\d+)\.ffn_up\.weight(?:#.*)?")
 # Tokens of a window that are computed at once.
 _PIECE = 512
-# No tokenizer in use packs this many characters into a token on average, so the rest of a long text need not be read.
-_MOST_CHARACTERS_A_TOKEN = 64
 
 
 def _collect(task: dict[str, Any], text: str, answer: Any) -> None:
@@ -50,24 +49,12 @@ def _collect(task: dict[str, Any], text: str, answer: Any) -> None:
         return True
 
     llama = Llama(Path(task["model"]), window=window, piece=piece, threads=int(task["threads"]), watch=watch)
-    tokens = llama.tokens(text[: int(task["tokens"]) * _MOST_CHARACTERS_A_TOKEN])
-    bos = llama.bos
-    body = window if bos is None else window - 1
-    windows = min(int(task["tokens"]) // window, len(tokens) // body)
-    if windows == 0:
-        raise RecipeError(
-            f"the calibration text is too short: {len(tokens)} tokens, and one window takes {body}",
-            hint="Name a longer text.",
-            tokens=len(tokens),
-            window=window,
-        )
+    _, parts = windows_of(llama, text, tokens=int(task["tokens"]), window=window)
+    windows = len(parts)
     total = windows * window
     # Evenly over the text where there are more positions than rows.
     chosen = np.unique(np.linspace(0, total - 1, min(total, kept.shape[1])).astype(np.int64))
-    for number in range(windows):
-        part = tokens[number * body : (number + 1) * body]
-        if bos is not None:
-            part = np.concatenate([np.array([bos], np.int32), part])
+    for number, part in enumerate(parts):
         for first in range(0, window, piece):
             start = number * window + first
             wanted = chosen[(chosen >= start) & (chosen < start + piece)] - start
