@@ -66,7 +66,7 @@ def entries(
 
 
 def write_folder(
-    source: Weights, folder: Path, *, dtype: str = "bf16", progress: Callable[[int], None] | None = None
+    source: Weights, folder: Path, *, dtype: str = "bf16", progress: Callable[[int, int], None] | None = None
 ) -> int:
     """Write the model into an empty folder, with its tokenizer; returns the bytes of its weights.
 

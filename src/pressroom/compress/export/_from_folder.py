@@ -67,7 +67,9 @@ def gguf_plan(folder: Folder) -> tuple[dict[str, Key], list[Tensor]]:
     return {**metadata, **tokenizer_keys(folder, shapes["token_embd.weight"][0])}, tensors
 
 
-def write_from_folder(folder: Folder, path: Path, *, progress: Callable[[int], None] | None = None) -> dict[str, Key]:
+def write_from_folder(
+    folder: Folder, path: Path, *, progress: Callable[[int, int], None] | None = None
+) -> dict[str, Key]:
     """Write the model as GGUF, weights in the types they have, norms and biases in float32; returns the file's keys.
 
     Raises:

@@ -36,7 +36,11 @@ class Tensor:
 
 
 def write_gguf(
-    path: Path, keys: Mapping[str, Key], tensors: Sequence[Tensor], *, progress: Callable[[int], None] | None = None
+    path: Path,
+    keys: Mapping[str, Key],
+    tensors: Sequence[Tensor],
+    *,
+    progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Write a GGUF file; returns its bytes. One tensor is in memory at a time.
 

@@ -67,7 +67,7 @@ def write_packed(
     dtype: str = "bf16",
     calibration: Calibration | None = None,
     input_scales: Mapping[str, float] | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Layer]:
     """Write the checkpoint into an empty folder; returns what became of each linear layer. The embedding, the head and
     the norms stay in `dtype`.

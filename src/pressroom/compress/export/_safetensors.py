@@ -108,7 +108,7 @@ class Entry:
         return int(np.prod(self.shape, dtype=np.int64)) * _SIZES[self.dtype]
 
 
-def write(path: Path, entries: Sequence[Entry], *, progress: Callable[[int], None] | None = None) -> int:
+def write(path: Path, entries: Sequence[Entry], *, progress: Callable[[int, int], None] | None = None) -> int:
     """Write a safetensors file; returns its bytes. One tensor is in memory at a time.
 
     Raises:

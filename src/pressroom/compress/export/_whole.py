@@ -39,10 +39,10 @@ def write_whole(
     parts: Sequence[Part],
     *,
     alignment: int = 1,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Write a header and the parts behind it, each filled up to a multiple of `alignment` bytes; returns the bytes of
-    the file. One part is in memory at a time.
+    the file. One part is in memory at a time. `progress` gets the bytes that are written and those of the whole.
 
     Raises:
         StoreFullError: there is no room, said before the first byte where it is known. StoreError: it cannot be
@@ -68,7 +68,7 @@ def write_whole(
                 hashed.update(end)
                 file.write(end)
                 if progress is not None:
-                    progress(one.nbytes)
+                    progress(file.tell(), size)
             file.flush()
             sync(file.fileno())
         _read_again(part, hashed.digest())

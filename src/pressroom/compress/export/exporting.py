@@ -180,8 +180,7 @@ class _Job:
 
         target = self._work / f"{self._name}.gguf"
         with _folder(self._workspace, self._version) as folder:
-            total = sum(one.nbytes for one in folder.info.tensors)
-            keys = write_from_folder(folder, target, progress=self._progress("converting", total))
+            keys = write_from_folder(folder, target, progress=self._progress("converting"))
             return target, check_same(keys, loaded(folder)[0])
 
     def to_folder(
@@ -207,7 +206,7 @@ class _Job:
         with open_weights(path) if path else _weights(self._workspace, self._version) as source:
             full = _planned(source, target, scheme, dtype, input_scales)
             agreed = self._tokens_agree(source)
-            progress = self._progress("exporting", sum(one.nbytes for one in source.tensors.values()))
+            progress = self._progress("exporting")
             if full:
                 plan: Scheme = planned(source, full, dtype=dtype, input_scales=input_scales)
                 if plan.activations == "static" and input_scales is None:
@@ -260,15 +259,8 @@ class _Job:
             on_warning=lambda warning: workspace.events.emit(Note(warning)),
         )
 
-    def _progress(self, what: str, total: int) -> Callable[[int], None]:
-        done = 0
-
-        def more(count: int) -> None:
-            nonlocal done
-            done = min(total, done + count)
-            self._workspace.events.emit(Progress(what, done, total, "bytes"))
-
-        return more
+    def _progress(self, what: str) -> Callable[[int, int], None]:
+        return lambda done, total: self._workspace.events.emit(Progress(what, done, total, "B"))
 
 
 def _check_asked(version: Version, target: str, scheme: str) -> None:
